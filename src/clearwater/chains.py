@@ -1,0 +1,165 @@
+"""Discrete chains: T + 1 levels, 0 = data, T = the prior. A DDPM is defined on one.
+
+A chain is made of a table of beta (`Chain.from_betas`), of any continuous schedule
+(`Chain.from_schedule`), or by name (`chain`). All are float64, built with ``cumsum(log1p(-beta))``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from clearwater.errors import InputError
+from clearwater.levels import Level, Pair
+from clearwater.schedules import Schedule
+
+__all__ = ["Chain", "ChainName", "chain", "cosine", "half_linear", "linear", "sigmoid"]
+
+ChainName = Literal["linear", "half_linear", "cosine", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """T + 1 noise levels, from data to the prior.
+
+    Attributes:
+        levels: the levels, shape (T + 1,); level 0 is data.
+    """
+
+    levels: Level
+
+    def __post_init__(self) -> None:
+        if self.levels.alpha.ndim != 1 or len(self.levels) < 2:
+            raise InputError("A chain needs at least two levels, in one dimension: data and the prior.")
+        if float(self.levels.sigma[0]) != 0:
+            raise InputError(
+                f"Level 0 of a chain is data, with sigma = 0, but sigma there is {float(self.levels.sigma[0])}."
+            )
+        Pair(self.levels[:-1], self.levels[1:])  # refuses levels that are not in order
+
+    @classmethod
+    def from_betas(cls, beta: Tensor) -> Chain:
+        """The variance-preserving chain whose step k adds noise of variance beta[k - 1]; `beta` has shape (T,)."""
+        beta = beta.to(torch.float64)
+        if not bool(((beta > 0) & (beta < 1)).all()):
+            raise InputError(
+                f"Every beta of a chain lies between 0 and 1, but these go from {float(beta.min()):.4g} "
+                f"to {float(beta.max()):.4g}: use more levels, or smaller betas."
+            )
+        log_alpha_bar = torch.cat([beta.new_zeros(1), torch.log1p(-beta).cumsum(0)])
+        time = torch.linspace(0, 1, len(beta) + 1, dtype=torch.float64)
+        return cls(Level((log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt(), time))
+
+    @classmethod
+    def from_schedule(cls, schedule: Schedule, T: int) -> Chain:
+        """A continuous schedule cut into T steps of equal time."""
+        return cls(schedule(torch.linspace(0, 1, _steps(T) + 1, dtype=torch.float64)))
+
+    @property
+    def T(self) -> int:
+        """The number of steps, one less than the number of levels."""
+        return len(self.levels) - 1
+
+    @property
+    def beta(self) -> Tensor:
+        """beta_k for k = 1..T, shape (T,): the variance that step k adds."""
+        return self.pairs.transition_variance
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """alpha² for k = 0..T, shape (T + 1,)."""
+        return self.levels.alpha.square()
+
+    @property
+    def pairs(self) -> Pair:
+        """The pairs of neighbours (k - 1, k) for k = 1..T, shape (T,)."""
+        return self.pair(torch.arange(1, self.T + 1))
+
+    def pair(self, k: Tensor | int) -> Pair:
+        """The pair (k - 1, k), with the paper's reverse variance at k = 1.
+
+        Args:
+            k: integer levels in 1..T, shape () or (B,).
+        """
+        k = torch.as_tensor(k)
+        if k.numel() and (int(k.min()) < 1 or int(k.max()) > self.T):
+            raise InputError(f"A step of this chain is a whole number from 1 to {self.T}, not {k.tolist()}.")
+        # The posterior variance of step 1 is zero; Ho's code uses that of step 2 there.
+        decoder = Pair(self.levels[1], self.levels[2]).posterior_variance if self.T > 1 else None
+        return Pair(self.levels[k - 1], self.levels[k], decoder_variance=decoder)
+
+    def strided(self, K: int) -> Chain:
+        """K steps over this chain's own levels, evenly spread, from level T to data.
+
+        The levels keep their `time`, so a network trained on this chain knows them.
+        """
+        if not 1 <= K <= self.T:
+            raise InputError(f"This chain has {self.T} steps, so from 1 to {self.T} can be taken, not {K}.")
+        index = torch.linspace(0, self.T, K + 1, dtype=torch.float64).round().long()
+        return Chain(self.levels[index])
+
+
+def _steps(T: int) -> int:
+    if T < 1:
+        raise InputError(f"A chain needs at least one step, not {T}.")
+    return T
+
+
+def linear(T: int = 1000) -> Chain:
+    """beta from 1e-4 to 0.02 in equal steps (Ho et al. 2020, section 4).
+
+    For another T both ends are scaled by 1000 / T, so that the chain ends at about the same noise
+    (Nichol & Dhariwal 2021).
+    """
+    rate = 1000 / _steps(T)
+    return Chain.from_betas(torch.linspace(1e-4 * rate, 0.02 * rate, T, dtype=torch.float64))
+
+
+def half_linear(T: int = 1000) -> Chain:
+    """beta_k = 0.02 k/T; scaled by 1000 / T for another T, as `linear`."""
+    k = torch.arange(1, _steps(T) + 1, dtype=torch.float64)
+    return Chain.from_betas(0.02 * (1000 / T) * k / T)
+
+
+def _from_alpha_bar(alpha_bar: Callable[[Tensor], Tensor], T: int) -> Chain:
+    """beta_k = 1 - alpha_bar(k/T) / alpha_bar((k-1)/T), at most 0.999."""
+    values = alpha_bar(torch.linspace(0, 1, _steps(T) + 1, dtype=torch.float64))
+    return Chain.from_betas((1 - values[1:] / values[:-1]).clamp(max=0.999))
+
+
+def cosine(T: int = 1000, offset: float = 0.008) -> Chain:
+    """alpha_bar(t) ∝ cos²((t + s) / (1 + s) · π/2), beta clipped at 0.999 (Nichol & Dhariwal 2021, eq. 17)."""
+    return _from_alpha_bar(lambda t: ((t + offset) / (1 + offset) * math.pi / 2).cos().square(), T)
+
+
+def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, temperature: float = 1.0) -> Chain:
+    """alpha_bar(t) a falling sigmoid between `start` and `end` (Jabri et al. 2022), beta clipped at 0.999."""
+
+    def alpha_bar(t: Tensor) -> Tensor:
+        ends = torch.tensor([start, end], dtype=torch.float64) / temperature
+        high, low = torch.sigmoid(-ends)
+        falling: Tensor = torch.sigmoid(-(start + t * (end - start)) / temperature)
+        return (falling - low) / (high - low)
+
+    return _from_alpha_bar(alpha_bar, T)
+
+
+_NAMED: dict[ChainName, Callable[[int], Chain]] = {
+    "linear": linear,
+    "half_linear": half_linear,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+}
+
+
+def chain(name: str, T: int = 1000) -> Chain:
+    """The chain of this name with T steps: linear, half_linear, cosine or sigmoid."""
+    for known in get_args(ChainName):
+        if name == known:
+            return _NAMED[known](T)
+    raise InputError(f"There is no chain named '{name}': choose one of {', '.join(_NAMED)}.")

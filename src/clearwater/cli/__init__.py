@@ -1,0 +1,87 @@
+"""The command line. One file a command; torch is imported by the commands that need it, when they run."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from clearwater import __version__
+from clearwater.cli import demo, info, sample, show, train
+from clearwater.errors import ClearwaterError
+
+__all__ = ["app", "main", "run"]
+
+app = typer.Typer(
+    name="clearwater",
+    help="Denoising diffusion models: train on your images, sample, look.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("sample")(sample.sample)
+app.add_typer(show.app, name="show")
+app.command("info")(info.info)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"clearwater {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Denoising diffusion models: train on your images, sample, look."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs a command; what the user can act on is told in one sentence. Returns the exit code."""
+    try:
+        code = app(args=list(arguments), prog_name="clearwater", standalone_mode=False)
+    except ClearwaterError as error:
+        return _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        message = error.format_message()
+        return _fail(message, error.exit_code) if message else error.exit_code
+    except typer.Abort:
+        return _fail("Interrupted.", 130)
+    except BrokenPipeError:
+        # What reads our output has gone (`| head`): say nothing more, also not when Python flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _fail(_of_system(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            return _fail("There is not enough memory: give a smaller --batch, or a smaller model.", 1)
+        raise
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"Error: {sentence}", file=sys.stderr)
+    return code
+
+
+def _of_system(error: OSError) -> str:
+    what = error.strerror or str(error)
+    where = f" ('{error.filename}')" if error.filename else ""
+    full = error.errno == errno.ENOSPC or "No space" in str(error)
+    remedy = "free some space and repeat the command" if full else "check the path and its permissions"
+    return f"{what}{where}: {remedy}; what was saved before is kept."

@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+__all__ = ["Batch", "Data", "Device", "Levels", "Out", "Run", "Seed", "Variance"]
+
+Data = Annotated[str, typer.Argument(help="fashion-mini (built in), or a folder of images.", show_default=False)]
+Run = Annotated[Path, typer.Argument(help="The folder that `clearwater train --out` wrote.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write to.", show_default=False)]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Image i depends on the seed and i alone.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Where to compute; auto: a GPU if any.")
+]
+Batch = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Images at a time; does not change them.", show_default="64")
+]
+Levels = Annotated[
+    int | None,
+    typer.Option("--levels", min=1, help="Steps of the sampler.", show_default="all levels of the chain"),
+]
+Variance = Annotated[
+    Literal["fixed_small", "fixed_large"] | None,
+    typer.Option("--variance", help="Variance of the reverse steps.", show_default="the run's"),
+]

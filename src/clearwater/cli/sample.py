@@ -1,0 +1,140 @@
+"""`clearwater sample`: images from a trained model."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from clearwater.cli.options import Batch, Device, Levels, Out, Run, Seed, Variance
+from clearwater.cli.process import keep_freed_memory
+from clearwater.cli.progress import live_line, say
+from clearwater.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from clearwater.chains import Chain
+    from clearwater.denoisers import Denoiser
+    from clearwater.sampling import StepState
+
+__all__ = ["load_for_sampling", "sample", "sample_batches"]
+
+_MANIFEST = "samples.json"
+_IN_GRID = 100
+_BATCH = 64
+
+
+def sample(
+    run: Run,
+    out: Out,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many images.")] = 16,
+    seed: Seed = 0,
+    batch: Batch = None,
+    sampler: Annotated[Literal["ancestral"], typer.Option(help="How to sample.")] = "ancestral",
+    levels: Levels = None,
+    variance: Variance = None,
+    clip: Annotated[bool, typer.Option("--clip/--no-clip", help="Clip each prediction to the data's range.")] = True,
+    npz: Annotated[bool, typer.Option("--npz", help="Also write samples.npz: images, uint8, (N, H, W, C).")] = False,
+    device: Device = "auto",
+) -> None:
+    """Sample from RUN: writes grid.png, and one PNG an image from 000000.png on."""
+    import numpy as np
+    import torch
+
+    from clearwater.files import write_atomically
+    from clearwater.pictures import enlarged, grid, write_picture
+    from clearwater.pictures.images import to_image
+
+    keep_freed_memory()
+    denoiser, shape, chosen = load_for_sampling(run, variance=variance, clip=clip, device=device)
+    chain = denoiser.chain if levels is None else denoiser.chain.strided(levels)
+    made: dict[str, Any] = {
+        "run": str(run),
+        "n": n,
+        "seed": seed,
+        "sampler": sampler,
+        "levels": chain.T,
+        "variance": variance or "the run's",
+        "clip": clip,
+    }
+    _clear(out)
+    write_atomically(out / _MANIFEST, json.dumps(made, indent=1).encode())
+    kept: list[Tensor] = []
+    with live_line("sampling") as report:
+        done = 0
+        for images in sample_batches(
+            denoiser, chain, shape, n, seed, min(batch or _BATCH, n), chosen, lambda at: report(at, f"{n} images")
+        ):
+            for image in images:
+                write_picture(out / f"{done:06d}.png", to_image(image))
+                done += 1
+            if npz or sum(len(part) for part in kept) < _IN_GRID:
+                kept.append(images)
+    every = torch.cat(kept)
+    write_picture(out / "grid.png", enlarged(grid(every[:_IN_GRID])))
+    if npz:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, images=every.permute(0, 2, 3, 1).numpy())
+        write_atomically(out / "samples.npz", buffer.getvalue())
+    say(f"{n} image(s) in '{out}'; look at {out / 'grid.png'}")
+
+
+def load_for_sampling(
+    run: Path, *, variance: Literal["fixed_small", "fixed_large"] | None, clip: bool, device: str
+) -> tuple[Denoiser, tuple[int, int, int], torch.device]:
+    """The run's denoiser, ready to sample, the shape (C, H, W) of its images, and the device it is on."""
+    from clearwater.assembly import pick_device
+    from clearwater.denoisers import Clipped
+    from clearwater.training import RunFolder, load_denoiser
+
+    chosen = pick_device(device)
+    folder = RunFolder.open(run)
+    denoiser = load_denoiser(folder, chosen, variance=variance)
+    for warning in folder.warnings:
+        say(warning)
+    data = folder.config().data
+    if data.size is None or data.channels is None:
+        raise InputError(f"The configuration of '{run}' does not say the size of its images: train it again.")
+    return Clipped(denoiser) if clip else denoiser, (data.channels, *data.size), chosen
+
+
+def sample_batches(
+    denoiser: Denoiser,
+    chain: Chain,
+    shape: tuple[int, int, int],
+    n: int,
+    seed: int,
+    batch: int,
+    device: torch.device,
+    report: Callable[[float], None],
+) -> Iterator[Tensor]:
+    """Finished images, uint8, a batch at a time; `report` is told the fraction done."""
+    from clearwater.pictures import to_uint8
+    from clearwater.randomness import ImageNoise
+    from clearwater.sampling import sampling
+
+    for first in range(0, n, batch):
+        indices = range(first, min(first + batch, n))
+        state: StepState | None = None
+        for state in sampling(denoiser, ImageNoise(seed, indices, shape, device), chain):
+            report((first + len(indices) * (1 - state.k / chain.T)) / n)
+        assert state is not None
+        yield to_uint8(state.x)
+
+
+def _clear(out: Path) -> None:
+    """Makes the folder, or empties it of an earlier sample; refuses one that holds anything else."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"'{out}' is a file: give --out a folder that does not exist, is empty or holds samples.")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / _MANIFEST).is_file():
+            raise InputError(f"'{out}' holds something that is not a sample: give --out an empty or a new folder.")
+        for made in [*out.glob("[0-9]" * 6 + ".png"), out / "grid.png", out / "samples.npz"]:
+            made.unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)

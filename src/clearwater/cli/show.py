@@ -1,0 +1,106 @@
+"""`clearwater show`: the forward process, the reverse process, a chain, as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clearwater.cli.options import Data, Device, Levels, Run, Seed
+from clearwater.cli.progress import live_line, say
+from clearwater.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clearwater.sampling import StepState
+
+__all__ = ["app", "chain", "forward", "reverse"]
+
+app = typer.Typer(help="Pictures of the forward process, the reverse process, a chain.", no_args_is_help=True)
+
+PictureFile = Annotated[
+    Path, typer.Option("--out", help="The file: .png or, where it moves, .gif.", show_default=False)
+]
+_ROWS = 6
+
+
+@app.command()
+def forward(
+    data: Data,
+    out: PictureFile,
+    chain: Annotated[str, typer.Option(help="linear, half_linear, cosine or sigmoid.")] = "linear",
+    seed: Seed = 0,
+) -> None:
+    """Images of DATA sinking into noise: a strip (.png) or an animation (.gif)."""
+    import torch
+
+    from clearwater.chains import chain as named_chain
+    from clearwater.data import load_images
+    from clearwater.pictures import forward_frames, forward_strip, write_animation, write_picture
+    from clearwater.randomness import generator
+
+    moves = _moves(out)
+    levels = named_chain(chain)
+    images = load_images(data).images
+    of_seed = generator(seed)
+    picked = images[torch.randperm(len(images), generator=of_seed)[: 16 if moves else _ROWS]]
+    x_0 = picked.float() / 127.5 - 1
+    eps = torch.randn(x_0.shape, generator=of_seed)
+    if moves:
+        write_animation(out, forward_frames(x_0, eps, levels))
+    else:
+        write_picture(out, forward_strip(x_0, eps, levels))
+    say(f"Wrote '{out}'.")
+
+
+@app.command()
+def reverse(run: Run, out: PictureFile, seed: Seed = 0, levels: Levels = None, device: Device = "auto") -> None:
+    """Samples of RUN appearing, with the prediction of x_0: a strip (.png) or an animation (.gif)."""
+    from clearwater.cli.sample import load_for_sampling
+    from clearwater.pictures import reverse_frames, reverse_strip, write_animation, write_picture
+    from clearwater.randomness import ImageNoise
+    from clearwater.sampling import sampling
+
+    moves = _moves(out)
+    denoiser, shape, chosen = load_for_sampling(run, variance=None, clip=True, device=device)
+    steps = denoiser.chain if levels is None else denoiser.chain.strided(levels)
+    n = 16 if moves else _ROWS
+    with live_line("sampling") as report:
+
+        def watched() -> Iterator[StepState]:
+            for state in sampling(denoiser, ImageNoise(seed, range(n), shape, chosen), steps):
+                report(1 - state.k / steps.T, f"{n} images")
+                yield state
+
+        if moves:
+            write_animation(out, reverse_frames(watched(), steps.T))
+        else:
+            write_picture(out, reverse_strip(watched(), steps.T))
+    say(f"Wrote '{out}'.")
+
+
+@app.command()
+def chain(
+    name: Annotated[str, typer.Argument(help="linear, half_linear, cosine or sigmoid.", show_default=False)],
+    out: PictureFile,
+    levels: Annotated[int, typer.Option("--levels", min=1, help="Steps of the chain.")] = 1000,
+) -> None:
+    """Plot the beta, alpha_bar and log-SNR of a chain (.png)."""
+    from clearwater.chains import chain as named_chain
+    from clearwater.pictures import plot_chain, write_picture
+
+    if _moves(out):
+        raise InputError(f"A chain does not move: give --out a file that ends in .png, not '{out}'.")
+    write_picture(out, plot_chain(named_chain(name, levels), name))
+    say(f"Wrote '{out}'.")
+
+
+def _moves(out: Path) -> bool:
+    """Whether the file is to be an animation. Also refuses what cannot be written, before any work is done."""
+    if out.suffix.lower() not in {".png", ".gif"}:
+        raise InputError(f"Pictures are written as .png or .gif, not as '{out.name}'.")
+    if not out.parent.is_dir():
+        raise InputError(f"There is no folder '{out.parent}' to write '{out.name}' into: make it first.")
+    return out.suffix.lower() == ".gif"

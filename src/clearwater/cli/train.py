@@ -1,0 +1,148 @@
+"""`clearwater train`: train a model on images, or go on with one that was interrupted."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clearwater.cli.options import Data, Device, Out
+from clearwater.cli.process import keep_freed_memory
+from clearwater.cli.progress import duration, live_line, say
+
+if TYPE_CHECKING:
+    from clearwater.config import Config
+    from clearwater.data import ImageSet
+    from clearwater.training import RunFolder, Trainer
+
+__all__ = ["prepare", "run_training", "train"]
+
+_SKIPPED_NAMED = 5
+
+
+def train(
+    data: Data,
+    out: Out,
+    recipe: Annotated[str, typer.Option(help="Where the settings start from: small, ddpm-cifar10.")] = "small",
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.", show_default=False)] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as model.channels=64.", show_default=False)
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the images in pixels.", show_default="the images' own, or 32")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="End after this many steps.", show_default=False)] = None,
+    minutes: Annotated[float | None, typer.Option(help="End after this much time.", show_default="3")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default="the recipe's")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of all random numbers.", show_default="0")] = None,
+    device: Device = "auto",
+) -> None:
+    """Train on DATA. The same command again goes on from where it was interrupted."""
+    from clearwater.assembly import pick_device
+    from clearwater.config import resolve
+
+    keep_freed_memory()
+    settings = resolve(
+        recipe=recipe,
+        file=config,
+        sets=set_ or (),
+        options={
+            "data.source": data,
+            "data.size": size,
+            "training.steps": steps,
+            "training.minutes": minutes,
+            "training.batch": batch,
+            "training.seed": seed,
+        },
+    )
+    chosen = pick_device(device)
+    settings, images, run = prepare(settings, out)
+    from clearwater.training import Trainer
+
+    trainer = Trainer(settings, images, chosen, run)
+    if run_training(trainer, run):
+        say(f"Trained: '{out}'. Now sample from it: clearwater sample {out} --out {out}/samples")
+    else:
+        say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")
+        raise typer.Exit(130)
+
+
+def prepare(settings: Config, out: Path) -> tuple[Config, ImageSet, RunFolder]:
+    """Loads the images, fills in their size and channels, and opens the run folder."""
+    from clearwater.data import BUILT_IN, load_images
+    from clearwater.training import RunFolder
+
+    images = load_images(settings.data.source, size=settings.data.size, channels=settings.data.channels)
+    if images.skipped:
+        named = "; ".join(images.skipped[:_SKIPPED_NAMED])
+        more = "; …" if len(images.skipped) > _SKIPPED_NAMED else ""
+        say(f"Skipped {len(images.skipped)} broken image(s): {named}{more}")
+    channels, height, width = images.shape
+    source = settings.data.source
+    if source != BUILT_IN:
+        source = str(Path(source).resolve())  # the run can be gone on with from anywhere
+    found = settings.data.model_copy(update={"source": source, "size": (height, width), "channels": channels})
+    settings = settings.model_copy(update={"data": found})
+    run = RunFolder.create(out, settings)
+    say(f"{len(images.images):,} images of {height} × {width}, {'grey' if channels == 1 else 'RGB'}.")
+    return settings, images, run
+
+
+def run_training(trainer: Trainer, run: RunFolder) -> bool:
+    """Trains with a live line, a log and a loss curve in the run folder. Returns whether it came to its end."""
+    from clearwater.pictures import plot_loss, write_picture
+    from clearwater.training import Progress, Saved, Stopped
+
+    for warning in run.warnings:
+        say(warning)
+    parameters = sum(parameter.numel() for parameter in trainer.denoiser.network.parameters())
+    say(f"{parameters / 1e6:.2f} M parameters." + (f" Going on from step {trainer.step}." if trainer.step else ""))
+    finished, entries = False, len(run.entries())
+    with live_line("training") as report, _interruption_stops(trainer):
+        for event in trainer:
+            match event:
+                case Progress():
+                    left = event.seconds * (1 - event.fraction) / event.fraction
+                    report(
+                        event.fraction,
+                        f"step {event.step}  loss {event.loss:.4f}  {event.images_per_second:.0f} images/s  "
+                        f"{duration(left)} left",
+                    )
+                    run.log(
+                        {
+                            "step": event.step,
+                            "seconds": round(event.seconds, 3),
+                            "loss": event.loss,
+                            "learning_rate": event.learning_rate,
+                            "images_per_second": round(event.images_per_second, 1),
+                        }
+                    )
+                    entries += 1
+                case Saved():
+                    pass
+                case Stopped():
+                    finished = event.finished
+    if entries:
+        write_picture(run.path / "loss.png", plot_loss(run.entries()))
+    return finished
+
+
+@contextmanager
+def _interruption_stops(trainer: Trainer) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end training after the step it is in; a second one ends the program at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        trainer.stop()
+        signal.signal(number, before[number])
+
+    before = {int(number): signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,54 @@
+"""Batches of an image set, as a function of the step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clearwater.data.images import ImageSet
+from clearwater.errors import InputError
+from clearwater.randomness import generator
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    """Batch n of endless epochs, each in an order of its own; values in [-1, 1].
+
+    A batch depends on the seed and n alone, so training resumes anywhere. An epoch's last batch is
+    filled up with the first images of the next.
+
+    Args:
+        data: the images; they move to the device once, as uint8.
+        batch: images a batch; more than there are is allowed.
+        seed: the seed of the orders and of the flips.
+        flip: mirror each image left to right with probability ½.
+    """
+
+    def __init__(self, data: ImageSet, batch: int, *, seed: int, flip: bool, device: torch.device | str) -> None:
+        if batch < 1:
+            raise InputError(f"A batch has at least one image, not {batch}.")
+        self._images = data.images.to(device)
+        self._batch, self._seed, self._flip = batch, seed, flip
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, step: int) -> Tensor:
+        """The batch of this step, float32, shape (B, C, H, W)."""
+        first, last = step * self._batch, (step + 1) * self._batch
+        n = len(self._images)
+        parts = []
+        for epoch in range(first // n, (last - 1) // n + 1):
+            start, stop = max(first - epoch * n, 0), min(last - epoch * n, n)
+            parts.append(self._order_of(epoch)[start:stop])
+        index = torch.cat(parts).to(self._images.device, non_blocking=True)
+        x = self._images[index]
+        if self._flip:
+            mirrored = torch.rand(self._batch, generator=generator(self._seed, 1, step)) < 0.5
+            x = torch.where(mirrored.to(x.device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
+        return x.to(torch.float32).div_(127.5).sub_(1)
+
+    def _order_of(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            self._order = torch.randperm(len(self._images), generator=generator(self._seed, 0, epoch))
+            self._epoch = epoch
+        return self._order

@@ -1,0 +1,105 @@
+"""Folders of images of any kind: every file becomes 8 bits a channel at one size, or is named and left out."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from clearwater.errors import InputError
+
+__all__ = ["fit", "read_folder"]
+
+_EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"}
+_GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+_LARGEST_OWN_SIZE = 64
+_DEFAULT_SIZE = (32, 32)
+# What Pillow raises on files that are not what they say: truncated, malformed, or absurdly large.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def read_folder(
+    folder: Path, size: tuple[int, int] | None, channels: int | None
+) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """Every image below `folder`, in the order of their paths.
+
+    Returns:
+        The images, shape (N, H, W, C), and a sentence for each file that could not be read.
+
+    Raises:
+        InputError: no image could be read.
+    """
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    )
+    if not paths:
+        raise InputError(
+            f"There is no image in '{folder}' or the folders in it: give a folder with files that end in "
+            f"{', '.join(sorted(_EXTENSIONS))}."
+        )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        if size is None or channels is None:
+            headers = [header for header in pool.map(_header, paths) if header is not None]
+            size = size or _common_size([size for size, _ in headers])
+            channels = channels or (1 if all(grey for _, grey in headers) else 3)
+        height_width, mode = size, "L" if channels == 1 else "RGB"
+        results = list(pool.map(lambda path: _read(path, height_width, mode), paths))
+    skipped = tuple(result for result in results if isinstance(result, str))
+    images = [result for result in results if not isinstance(result, str)]
+    if not images:
+        raise InputError(f"None of the {len(paths)} images in '{folder}' could be read; the first: {skipped[0]}.")
+    return np.stack(images).reshape(len(images), *size, channels), skipped
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scaled, antialiased, until it covers (height, width), and cropped to it at the centre."""
+    return ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)
+
+
+def _header(path: Path) -> tuple[tuple[int, int], bool] | None:
+    """((height, width) as it will be seen, whether it is grey), without decoding; None if it is broken."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 lie on their side
+            return ((width, height) if turned else (height, width)), image.mode in _GREY_MODES
+    except _BROKEN:
+        return None
+
+
+def _common_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    shared = set(sizes)
+    if len(shared) == 1 and max(sizes[0]) <= _LARGEST_OWN_SIZE:
+        return sizes[0]
+    return _DEFAULT_SIZE
+
+
+def _read(path: Path, size: tuple[int, int], mode: str) -> npt.NDArray[np.uint8] | str:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(fit(_eight_bits(ImageOps.exif_transpose(image)).convert(mode), size))
+    except _BROKEN as error:
+        return f"{path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image as L, RGB or another mode that converts to them faithfully; transparency over white."""
+    if image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError("its values do not fit 16 bits")
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("it holds floating-point values, whose range is unknown")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        grey = image.mode in _GREY_MODES
+        over_white = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+        return over_white.convert("L" if grey else "RGB")
+    return image

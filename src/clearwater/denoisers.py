@@ -1,0 +1,87 @@
+"""Denoisers: ``(x_t, t) → Prediction``, and the reverse process that follows from one.
+
+Samplers, the bound and the pictures see only this. What changes a prediction (clipping, guidance, an
+ensemble) is a denoiser around a denoiser.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clearwater.chains import Chain
+from clearwater.gaussians import Gaussian
+from clearwater.levels import Level, Pair, scale
+from clearwater.process import posterior
+from clearwater.targets import Prediction, Target, prediction_from_x_0
+from clearwater.variances import Variance
+
+__all__ = ["Clipped", "Denoiser", "NetworkDenoiser"]
+
+
+class Denoiser(ABC):
+    """What predicts x_0 and eps from x_t, on a chain of levels, with a reverse variance."""
+
+    chain: Chain
+    variance: Variance
+
+    @abstractmethod
+    def __call__(self, x_t: Tensor, t: Level) -> Prediction:
+        """The prediction at `x_t`, shape (B, ...); `t` has shape () or (B,)."""
+
+    def reverse(self, x_t: Tensor, pair: Pair) -> Gaussian:
+        """p(x_s | x_t) (Ho et al. 2020, eq. 1)."""
+        return self.reverse_from(self(x_t, pair.t), x_t, pair)
+
+    def reverse_from(self, prediction: Prediction, x_t: Tensor, pair: Pair) -> Gaussian:
+        """p(x_s | x_t) of a prediction that was made before: q(x_s | x_t, x_0) at the predicted x_0.
+
+        In terms of eps its mean is Ho et al. 2020, eq. 11.
+        """
+        mean = posterior(x_t, prediction.x_0, pair).mean
+        return Gaussian(mean, scale(self.variance(pair), x_t.new_ones([1] * x_t.ndim)))
+
+
+@dataclass(frozen=True)
+class NetworkDenoiser(Denoiser):
+    """A network, the chain it knows, what it predicts, and the variance of its reverse process.
+
+    Attributes:
+        network: ``(x_t, time) → y``, shapes (B, ...) and (B,) to the shape of x_t.
+        chain: the levels it was trained on.
+        target: what y is.
+        variance: the reverse variance.
+        autocast: the dtype that the network's matrix work is done in; None for that of its weights.
+    """
+
+    network: nn.Module
+    chain: Chain
+    target: Target
+    variance: Variance
+    autocast: torch.dtype | None = None
+
+    def output(self, x_t: Tensor, t: Level) -> Tensor:
+        """What the network says, y, in the dtype of `x_t`."""
+        time = t.time.to(device=x_t.device, dtype=x_t.dtype, non_blocking=True).expand(len(x_t))
+        with torch.autocast(x_t.device.type, self.autocast, enabled=self.autocast is not None):
+            y: Tensor = self.network(x_t, time)
+        return y.to(x_t.dtype)
+
+    def __call__(self, x_t: Tensor, t: Level) -> Prediction:
+        return self.target.solve(x_t, self.output(x_t, t), t)
+
+
+class Clipped(Denoiser):
+    """Another denoiser with its x_0 clipped to the range of the data, and eps recomputed from it."""
+
+    def __init__(self, denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> None:
+        self.denoiser = denoiser
+        self.chain = denoiser.chain
+        self.variance = denoiser.variance
+        self.low, self.high = low, high
+
+    def __call__(self, x_t: Tensor, t: Level) -> Prediction:
+        return prediction_from_x_0(self.denoiser(x_t, t).x_0.clamp(self.low, self.high), x_t, t)

@@ -1,0 +1,52 @@
+"""Diagonal Gaussians: what every conditional of the forward and the reverse process is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clearwater.errors import InputError
+
+__all__ = ["Gaussian"]
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(mean, diag(variance)).
+
+    Attributes:
+        mean: shape (B, ...).
+        variance: positive (or zero: a point), broadcastable to `mean`.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """mean + √variance · eps: a draw, if `eps` is standard normal noise of `mean`'s shape."""
+        return self.mean + self.variance.sqrt() * eps
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log density at `x` in nats, per element, shape of `mean`."""
+        self._refuse_points("a log density")
+        return -0.5 * ((x - self.mean).square() / self.variance + self.variance.log() + math.log(2 * math.pi))
+
+    def entropy(self) -> Tensor:
+        """Differential entropy in nats, per element, shape of `variance`."""
+        self._refuse_points("an entropy")
+        return 0.5 * (self.variance.log() + math.log(2 * math.pi) + 1)
+
+    def kl(self, other: Gaussian) -> Tensor:
+        """KL(self ‖ other) in nats, per element: ½[log(v_p/v_q) - 1 + v_q/v_p + (μ_q - μ_p)²/v_p]."""
+        self._refuse_points("a KL divergence")
+        other._refuse_points("a KL divergence")
+        # log r - 1 + 1/r loses every digit near r = 1 unless log and ratio share the same small number.
+        excess = self.variance / other.variance - 1
+        return 0.5 * (excess - torch.log1p(excess) + (self.mean - other.mean).square() / other.variance)
+
+    def _refuse_points(self, what: str) -> None:
+        if not bool((self.variance > 0).all()):
+            raise InputError(f"A Gaussian needs a variance above zero everywhere to have {what}.")

@@ -1,0 +1,5 @@
+"""Networks: ``(x_t, time) → y``."""
+
+from clearwater.networks.unet import UNet
+
+__all__ = ["UNet"]

@@ -1,0 +1,156 @@
+"""The parts of the U-Net of Ho et al. 2020 (appendix B)."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clearwater.errors import InputError
+
+__all__ = [
+    "Attention",
+    "Downsample",
+    "Dropout",
+    "ResidualBlock",
+    "TimeEmbedding",
+    "Upsample",
+    "normalization",
+    "zeroed",
+]
+
+
+def normalization(channels: int, group_size: int | None) -> nn.GroupNorm:
+    """Group normalisation, eps 1e-6, with groups of `group_size` channels.
+
+    None means 32 groups, as in the paper. 32 and the group size give way to the nearest number of
+    groups that divides the channels.
+    """
+    groups = 32 if group_size is None else max(1, channels // group_size)
+    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
+
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+def zeroed(module: Layer) -> Layer:
+    """The same module with weights of zero: a residual branch that starts as the identity."""
+    nn.init.zeros_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module
+
+
+class TimeEmbedding(nn.Module):
+    """Sines and cosines of ``1000 · time`` (Vaswani et al. 2017), then two layers. (B,) to (B, features)."""
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        half = channels // 2
+        exponent = torch.arange(half, dtype=torch.float64) / max(half - 1, 1)
+        # Ho's levels are whole numbers up to 1000; time runs to 1.
+        frequencies = 1000 * torch.exp(-math.log(10000) * exponent)
+        self.register_buffer("frequencies", frequencies.float(), persistent=False)
+        self.layer_1 = nn.Linear(2 * half, features)
+        self.layer_2 = nn.Linear(features, features)
+
+    def forward(self, time: Tensor) -> Tensor:
+        angle = time[:, None] * self.frequencies
+        embedding = torch.cat([angle.sin(), angle.cos()], dim=1)
+        out: Tensor = self.layer_2(F.silu(self.layer_1(embedding.to(self.layer_1.weight.dtype))))
+        return out
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask costs a quarter of the random numbers.
+
+    On a processor torch draws one 64-bit number an element, which is 7% of a training step of the
+    CIFAR-10 network; 16 bits are enough. The rate is `rate` rounded to a multiple of 2⁻¹⁶, and the
+    scale is that of the rounded rate, so the mean is kept.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise InputError(f"A dropout rate lies from 0 to below 1, not {rate}.")
+        self.threshold = round(rate * 2**16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.threshold:
+            return x
+        bits = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64, device=x.device)
+        bits.random_(-(2**63), None)
+        kept = bits.view(torch.int16)[: x.numel()] >= self.threshold - 2**15
+        # The mask takes the memory layout of x, whatever it is: bits have no order.
+        mask = torch.empty_like(x).copy_(kept.as_strided(x.shape, x.stride()))
+        return x * mask.mul_(2**16 / (2**16 - self.threshold))
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution, twice; the embedding is added between, dropout stands before the second."""
+
+    def __init__(self, inputs: int, outputs: int, features: int, dropout: float, group_size: int | None) -> None:
+        super().__init__()
+        self.norm_1 = normalization(inputs, group_size)
+        self.conv_1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.embed = nn.Linear(features, outputs)
+        self.norm_2 = normalization(outputs, group_size)
+        self.dropout = Dropout(dropout)
+        self.conv_2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        h = h + self.embed(embedding)[:, :, None, None]
+        h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
+        out: Tensor = self.skip(x) + h
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels, added to its input. (B, C, H, W) to the same."""
+
+    def __init__(self, channels: int, heads: int, group_size: int | None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = normalization(channels, group_size)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        # In channels-last memory these moves of the channel axis copy nothing.
+        pixels = self.norm(x).permute(0, 2, 3, 1).reshape(B, H * W, C)
+        q, k, v = self.qkv(pixels).reshape(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
+        h = self.out(h)
+        return x + h.reshape(B, H, W, C).permute(0, 3, 1, 2)
+
+
+class Downsample(nn.Module):
+    """A convolution of stride 2 that halves height and width; padded below and on the right, as in the paper's code."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return out
+
+
+class Upsample(nn.Module):
+    """Nearest neighbours to twice the size, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out

@@ -1,0 +1,147 @@
+"""The U-Net of Ho et al. 2020, at any width, depth and image size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clearwater.errors import InputError
+from clearwater.networks.blocks import (
+    Attention,
+    Downsample,
+    ResidualBlock,
+    TimeEmbedding,
+    Upsample,
+    normalization,
+    zeroed,
+)
+
+__all__ = ["UNet"]
+
+
+class _Stage(nn.Module):
+    """A residual block and the attention that may follow it."""
+
+    def __init__(
+        self, inputs: int, outputs: int, features: int, dropout: float, group_size: int | None, heads: int
+    ) -> None:
+        super().__init__()
+        self.block = ResidualBlock(inputs, outputs, features, dropout, group_size)
+        self.attention = Attention(outputs, heads, group_size) if heads else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        out: Tensor = self.attention(self.block(x, embedding))
+        return out
+
+
+class UNet(nn.Module):
+    """``(x_t, time) → y``: shapes (B, image_channels, H, W) and (B,) to the shape of x_t.
+
+    With its defaults it is the network of the CIFAR-10 model of Ho et al. 2020 (35.7 M parameters).
+    Images whose sides the levels do not divide are padded with zeros inside and cropped again.
+
+    Args:
+        image_channels: channels of the image.
+        channels: width of the first level.
+        multipliers: width of each level as a multiple of `channels`; each level halves the size.
+        blocks: residual blocks a level on the way down (one more on the way up).
+        attention: the levels, 0 = the finest, whose blocks are followed by self-attention.
+        heads: attention heads.
+        dropout: dropout rate inside the residual blocks.
+        group_size: channels a group of the normalisations; None for 32 groups, as in the paper.
+        patch: pixels are folded ``patch × patch`` into channels at the input and unfolded at the
+            output, so that the network works at 1/patch of the size (1: as in the paper).
+    """
+
+    def __init__(
+        self,
+        image_channels: int = 3,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention: Sequence[int] = (1,),
+        heads: int = 1,
+        dropout: float = 0.1,
+        group_size: int | None = None,
+        patch: int = 1,
+    ) -> None:
+        super().__init__()
+        if any(level not in range(len(multipliers)) for level in attention):
+            raise InputError(
+                f"Attention can stand at levels 0 to {len(multipliers) - 1} of this U-Net, not at {list(attention)}."
+            )
+        if any(channels * multiplier % heads for multiplier in multipliers):
+            raise InputError(f"{channels} channels cannot be divided among {heads} attention heads.")
+        features = 4 * channels
+        self.patch = patch
+        self.group_size = group_size
+        self.divisor = patch * 2 ** (len(multipliers) - 1)
+        pixels = image_channels * patch**2
+        self.time = TimeEmbedding(channels, features)
+        self.first = nn.Conv2d(pixels, channels, 3, padding=1)
+
+        def stage(inputs: int, outputs: int, attends: bool) -> _Stage:
+            return _Stage(inputs, outputs, features, dropout, group_size, heads if attends else 0)
+
+        self.down = nn.ModuleList()
+        width, skips = channels, [channels]
+        for level, multiplier in enumerate(multipliers):
+            for _ in range(blocks):
+                self.down.append(stage(width, channels * multiplier, level in attention))
+                width = channels * multiplier
+                skips.append(width)
+            if level < len(multipliers) - 1:
+                self.down.append(Downsample(width))
+                skips.append(width)
+
+        self.middle_1 = stage(width, width, True)
+        self.middle_2 = stage(width, width, False)
+
+        self.up = nn.ModuleList()
+        for level, multiplier in reversed(list(enumerate(multipliers))):
+            for _ in range(blocks + 1):
+                self.up.append(stage(width + skips.pop(), channels * multiplier, level in attention))
+                width = channels * multiplier
+            if level:
+                self.up.append(Upsample(width))
+
+        self.norm = normalization(width, group_size)
+        self.last = zeroed(nn.Conv2d(width, pixels, 3, padding=1))
+
+    def place(self, device: torch.device) -> UNet:
+        """Moves the network to `device`, in the memory layout that is fastest there.
+
+        Channels-last, except on a processor with groups whose width is no multiple of 16: torch's
+        normalisation has a slow backward pass for those (docs/benchmarks.md).
+        """
+        narrow = self.group_size is None or self.group_size % 16 != 0
+        slow = device.type == "cpu" and narrow
+        layout = torch.contiguous_format if slow else torch.channels_last
+        for parameter in self.to(device).parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+        return self
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.divisor, 0, -height % self.divisor))
+        if self.patch > 1:
+            x = F.pixel_unshuffle(x, self.patch)
+        # Every residual block begins with SiLU of the embedding; it is the same for all.
+        embedding = F.silu(self.time(time))
+        h = self.first(x)
+        skips = [h]
+        for module in self.down:
+            h = module(h, embedding) if isinstance(module, _Stage) else module(h)
+            skips.append(h)
+        h = self.middle_2(self.middle_1(h, embedding), embedding)
+        for module in self.up:
+            h = module(torch.cat([h, skips.pop()], 1), embedding) if isinstance(module, _Stage) else module(h)
+        y = self.last(F.silu(self.norm(h)))
+        if self.patch > 1:
+            y = F.pixel_shuffle(y, self.patch)
+        out: Tensor = y[..., :height, :width]
+        return out

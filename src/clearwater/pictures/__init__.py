@@ -1,0 +1,20 @@
+"""Pictures: grids, strips, animations and plots, as Pillow images and files."""
+
+from clearwater.pictures.images import enlarged, grid, to_uint8
+from clearwater.pictures.plots import plot_chain, plot_loss
+from clearwater.pictures.processes import forward_frames, forward_strip, reverse_frames, reverse_strip
+from clearwater.pictures.writing import write_animation, write_picture
+
+__all__ = [
+    "enlarged",
+    "forward_frames",
+    "forward_strip",
+    "grid",
+    "plot_chain",
+    "plot_loss",
+    "reverse_frames",
+    "reverse_strip",
+    "to_uint8",
+    "write_animation",
+    "write_picture",
+]

@@ -1,0 +1,50 @@
+"""Random numbers that are a function of a seed and of what they are for.
+
+Nothing draws from a stream whose state must be kept: step n of training, or image i of a sample, has
+numbers of its own, so that an interrupted run goes on with the same bits and an image does not depend
+on the batch it was made in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["ImageNoise", "derived_seed", "generator"]
+
+
+def derived_seed(seed: int, *key: int) -> int:
+    """A 63-bit seed for this key; different keys give independent streams (numpy's SeedSequence)."""
+    return int(np.random.SeedSequence([seed, *key]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(seed: int, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of its own for this seed and key."""
+    return torch.Generator(device).manual_seed(derived_seed(seed, *key))
+
+
+class ImageNoise:
+    """Standard normal noise with one stream per image, drawn on the CPU.
+
+    Image i gets the same noise whatever images it is made beside and on whatever device.
+
+    Args:
+        seed: the seed of the whole sample.
+        indices: the numbers of the images, one per row of the batch.
+        shape: the shape of one image.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int], device: torch.device | str) -> None:
+        self._generators = [generator(seed, index) for index in indices]
+        self._shape = tuple(shape)
+        self._device = torch.device(device)
+
+    def __call__(self) -> Tensor:
+        """The next noise, shape (B, *shape), float32."""
+        noise = torch.empty(len(self._generators), *self._shape)
+        for row, of_image in zip(noise, self._generators, strict=True):
+            row.normal_(generator=of_image)
+        return noise.to(self._device, non_blocking=True)

@@ -1,0 +1,1 @@
+"""Recipes: named configurations, one TOML file each."""

@@ -1,0 +1,125 @@
+r"""What a network predicts: one row (a, b) of ``y = a · x_0 + b · eps``.
+
+With ``x_t = alpha · x_0 + sigma · eps`` it is a 2 × 2 system, det = alpha·b - sigma·a:
+
+    x_0 = (b · x_t - sigma · y) / det,      eps = (alpha · y - a · x_t) / det.
+
+So one solve serves every target, and a new target is a class with one method.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clearwater.chains import Chain
+from clearwater.errors import InputError
+from clearwater.levels import Level, scale
+
+__all__ = ["X0", "Eps", "Mean", "Prediction", "Score", "Target", "V", "Velocity", "prediction_from_x_0"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network's output says of x_t; both of the shape of x_t.
+
+    Attributes:
+        x_0: the data, E[x_0 | x_t] if the network is exact.
+        eps: the noise; ``alpha * x_0 + sigma * eps`` is x_t.
+    """
+
+    x_0: Tensor
+    eps: Tensor
+
+
+def prediction_from_x_0(x_0: Tensor, x_t: Tensor, t: Level) -> Prediction:
+    """The prediction with this x_0: eps is what is left of x_t. For one whose x_0 was changed (clipped, guided)."""
+    return Prediction(x_0, scale(1 / t.sigma, x_t) - scale(t.alpha / t.sigma, x_0))
+
+
+class Target(ABC):
+    """A prediction target."""
+
+    @abstractmethod
+    def row(self, t: Level) -> tuple[Tensor, Tensor]:
+        """(a, b) of ``y = a · x_0 + b · eps`` at level `t`: float64, of `t`'s shape."""
+
+    def value(self, x_0: Tensor, eps: Tensor, t: Level) -> Tensor:
+        """y, what the network should say, shape of `x_0`."""
+        a, b = self.row(t)
+        return scale(a, x_0) + scale(b, eps)
+
+    def solve(self, x_t: Tensor, y: Tensor, t: Level) -> Prediction:
+        """x_0 and eps of a network's output `y` at `x_t`, both of shape (B, ...)."""
+        a, b = self.row(t)
+        det = t.alpha * b - t.sigma * a
+        if not bool((det.isfinite() & (det != 0)).all()):
+            raise InputError(
+                f"The target {type(self).__name__} says nothing about x_0 at a level with alpha = "
+                f"{t.alpha.min():.3g}, sigma = {t.sigma.min():.3g}: use V, or a chain that ends above zero SNR."
+            )
+        return Prediction(
+            x_0=scale(b / det, x_t) - scale(t.sigma / det, y),
+            eps=scale(t.alpha / det, y) - scale(a / det, x_t),
+        )
+
+
+class Eps(Target):
+    """The noise (Ho et al. 2020, eq. 11)."""
+
+    def row(self, t: Level) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t.alpha), torch.ones_like(t.alpha)
+
+
+class X0(Target):
+    """The data."""
+
+    def row(self, t: Level) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t.alpha), torch.zeros_like(t.alpha)
+
+
+class V(Target):
+    """v = alpha · eps - sigma · x_0 (Salimans & Ho 2022, section 4). Defined at every level."""
+
+    def row(self, t: Level) -> tuple[Tensor, Tensor]:
+        return -t.sigma, t.alpha
+
+
+class Score(Target):
+    """The score of q(x_t | x_0), -eps / sigma (Song et al. 2021)."""
+
+    def row(self, t: Level) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t.alpha), -1 / t.sigma
+
+
+class Velocity(Target):
+    """eps - x_0: the velocity of the straight path (Lipman et al. 2022; Liu et al. 2022), time from data to noise."""
+
+    def row(self, t: Level) -> tuple[Tensor, Tensor]:
+        return -torch.ones_like(t.alpha), torch.ones_like(t.alpha)
+
+
+@dataclass(frozen=True)
+class Mean(Target):
+    """The mean of q(x_{k-1} | x_k, x_0) (Ho et al. 2020, eqs. 7 and 8).
+
+    Attributes:
+        chain: the chain of the network's training; the target is defined at its levels alone.
+    """
+
+    chain: Chain
+
+    def row(self, t: Level) -> tuple[Tensor, Tensor]:
+        levels = self.chain.levels
+        k = torch.searchsorted(levels.time, t.time.contiguous() - 1e-9)
+        known = levels[k.clamp(1, self.chain.T)]
+        if not (torch.allclose(known.alpha, t.alpha) and torch.allclose(known.sigma, t.sigma)):
+            raise InputError(
+                "The target Mean is defined at levels 1..T of its own chain, and this level is not one of them: "
+                "sample on that chain, strided if need be, or train another target such as Eps."
+            )
+        pair = self.chain.pair(k)
+        return pair.c_0 + pair.c_t * t.alpha, pair.c_t * t.sigma

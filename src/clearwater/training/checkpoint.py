@@ -1,0 +1,224 @@
+"""Run folders and the checkpoints in them: written whole or not at all, and never a pickle.
+
+RUN/config.toml                          the configuration of the run
+RUN/log.jsonl                            one line a report
+RUN/checkpoints/000001000/               after step 1000
+    config.toml  model.safetensors       the model: all that sampling needs (averaged weights)
+    state.safetensors  state.json        what resuming needs besides: weights, optimiser, place
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from clearwater.config import Config
+from clearwater.errors import ClearwaterError, InputError
+from clearwater.files import sync, write_atomically, write_through
+
+__all__ = ["Checkpoint", "RunFolder"]
+
+_KEPT = 2
+_STATE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of training after a step; all that it takes to go on, since random numbers follow from the step.
+
+    Attributes:
+        step, seconds, images: steps done, training time, images seen.
+        averaged: the averaged weights by parameter name.
+        network: the weights in training by parameter name.
+        optimizer: the optimiser's tensors, "parameter name/moment".
+    """
+
+    step: int
+    seconds: float
+    images: int
+    averaged: dict[str, Tensor]
+    network: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+class RunFolder:
+    """A folder that holds one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.warnings: list[str] = []
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> RunFolder:
+        """The run folder at `path`: a new one, or the one of an earlier run with the same configuration.
+
+        Raises:
+            InputError: the folder holds something else, or a run with another configuration.
+        """
+        run = cls(path)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"'{path}' is a file: give --out a folder that does not exist, is empty or holds a run.")
+        if run._config_path.is_file():
+            differences = run.config().differences(config)
+            if differences:
+                raise InputError(
+                    f"'{path}' holds a run with other settings (there and now: {'; '.join(differences)}): "
+                    "repeat its own command to go on with it, or give --out another folder."
+                )
+            return run
+        if path.is_dir() and any(path.iterdir()):
+            raise InputError(f"'{path}' holds something that is not a run: give --out an empty or a new folder.")
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(run._config_path, config.to_toml().encode())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run at `path`.
+
+        Raises:
+            InputError: there is no run.
+        """
+        run = cls(path)
+        if not run._config_path.is_file():
+            what = "is not a run folder (it has no config.toml)" if path.exists() else "does not exist"
+            raise InputError(f"'{path}' {what}: give the folder that `clearwater train` wrote with --out.")
+        return run
+
+    def config(self) -> Config:
+        """The configuration of the run."""
+        return Config.from_toml(self._config_path.read_text(), str(self._config_path))
+
+    def save(self, checkpoint: Checkpoint, config: Config) -> Path:
+        """Writes a checkpoint beside the earlier ones, then removes all but the last few. Returns its folder."""
+        folder = self._checkpoints / f"{checkpoint.step:09d}"
+        if folder.exists():
+            # The same step again (training was asked to stop where it had just saved): the same bits.
+            return folder
+        for stray in self._checkpoints.glob("*.part"):
+            shutil.rmtree(stray, ignore_errors=True)
+        part = folder.with_suffix(".part")
+        part.mkdir(parents=True)
+        try:
+            write_through(part / "config.toml", config.to_toml().encode())
+            _save_tensors(part / "model.safetensors", checkpoint.averaged)
+            _save_tensors(
+                part / "state.safetensors",
+                {
+                    **{f"network/{name}": value for name, value in checkpoint.network.items()},
+                    **{f"optimizer/{name}": value for name, value in checkpoint.optimizer.items()},
+                },
+            )
+            place = {
+                "format": _STATE_FORMAT,
+                "step": checkpoint.step,
+                "seconds": checkpoint.seconds,
+                "images": checkpoint.images,
+            }
+            write_through(part / "state.json", json.dumps(place).encode())
+            sync(part)
+            part.rename(folder)
+            sync(self._checkpoints)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        for old in self._folders()[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        return folder
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that can be read, or None if none was written. Torn ones go to `warnings`."""
+        for folder, place in self._readable():
+            try:
+                averaged = load_file(folder / "model.safetensors")
+                state = load_file(folder / "state.safetensors")
+            except (OSError, SafetensorError) as error:
+                self.warnings.append(f"The checkpoint '{folder}' cannot be read ({error}); an earlier one is used.")
+                continue
+            return Checkpoint(
+                step=place["step"],
+                seconds=place["seconds"],
+                images=place["images"],
+                averaged=averaged,
+                network=_below(state, "network/"),
+                optimizer=_below(state, "optimizer/"),
+            )
+        return None
+
+    def model(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The averaged weights of the newest readable checkpoint, and its place: step, seconds, images."""
+        for folder, place in self._readable():
+            try:
+                return load_file(folder / "model.safetensors"), place
+            except (OSError, SafetensorError) as error:
+                self.warnings.append(f"The checkpoint '{folder}' cannot be read ({error}); an earlier one is used.")
+        raise ClearwaterError(f"'{self.path}' has no checkpoint that can be read: train it first, or again.")
+
+    def log(self, entry: dict[str, float]) -> None:
+        """Adds a line to the log."""
+        with self._log_path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def entries(self) -> list[dict[str, float]]:
+        """The log, in the order of the steps; what an interruption made obsolete is left out."""
+        by_step: dict[float, dict[str, float]] = {}
+        if self._log_path.is_file():
+            for line in self._log_path.read_text().splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:  # the last line, torn when the machine went down
+                    continue
+                # A resumed run logs steps again from where it took up; they replace what came after.
+                by_step = {step: kept for step, kept in by_step.items() if step < entry["step"]}
+                by_step[entry["step"]] = entry
+        return list(by_step.values())
+
+    @property
+    def _config_path(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def _log_path(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def _folders(self) -> list[Path]:
+        return sorted(folder for folder in self._checkpoints.glob("[0-9]*") if folder.name.isdecimal())
+
+    def _readable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """The checkpoints whose place can be read, newest first."""
+        for folder in reversed(self._folders()):
+            try:
+                place = json.loads((folder / "state.json").read_text())
+            except (OSError, ValueError) as error:
+                self.warnings.append(f"The checkpoint '{folder}' cannot be read ({error}); an earlier one is used.")
+                continue
+            if place.get("format") != _STATE_FORMAT:
+                raise ClearwaterError(
+                    f"The checkpoint '{folder}' was written by another version of clearwater "
+                    f"(format {place.get('format')}, this one reads {_STATE_FORMAT}): use that version."
+                )
+            yield folder, place
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    except SafetensorError as error:  # how the library reports a full disk
+        raise OSError(f"'{path}' could not be written ({error})") from None
+    sync(path)

@@ -1,0 +1,200 @@
+"""Training (Ho et al. 2020, algorithm 1) as a generator of events."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clearwater.assembly import build_denoiser, build_objective
+from clearwater.config import Config
+from clearwater.data import Batches, ImageSet
+from clearwater.denoisers import NetworkDenoiser
+from clearwater.errors import ClearwaterError
+from clearwater.randomness import derived_seed, generator
+from clearwater.training.budget import budget, learning_rate_factor
+from clearwater.training.checkpoint import Checkpoint, RunFolder
+from clearwater.training.ema import EMA
+
+__all__ = ["Event", "Progress", "Saved", "Stopped", "Trainer"]
+
+_REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How training goes.
+
+    Attributes:
+        step: steps done.
+        seconds: training time, over all its parts if it was interrupted.
+        fraction: of the way to the end, 0 to 1.
+        loss: mean over the steps since the last report.
+        learning_rate: of the last step.
+        images_per_second: since the last report.
+    """
+
+    step: int
+    seconds: float
+    fraction: float
+    loss: float
+    learning_rate: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was written."""
+
+    folder: Path
+    step: int
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Training is over, its state saved: `finished` says whether it came to its end or was asked to stop."""
+
+    step: int
+    seconds: float
+    finished: bool
+
+
+Event = Progress | Saved | Stopped
+
+
+class Trainer:
+    """Trains the model of a configuration: ``for event in trainer``.
+
+    Every random number of a step is a function of the seed and the step, so a run that ends after
+    `steps` and was interrupted anywhere has the same final bits as an unbroken one.
+
+    Args:
+        config: the run; its data section says the channels of the images.
+        data: the images.
+        device: where to train.
+        run: the folder to keep checkpoints in, whose newest one is gone on from; None keeps nothing.
+    """
+
+    def __init__(self, config: Config, data: ImageSet, device: torch.device, run: RunFolder | None = None) -> None:
+        training = config.training
+        self.config = config
+        self.step, self.seconds = 0, 0.0
+        self._budget = budget(training)
+        self._run = run
+        self._stop = False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(training.seed, 0))
+            self.denoiser = build_denoiser(config, device)
+        self._device = device
+        self._network = self.denoiser.network
+        self._objective = build_objective(config.objective)
+        self._batches = Batches(
+            data, training.batch, seed=derived_seed(training.seed, 1), flip=config.data.flip, device=device
+        )
+        self._optimizer = torch.optim.Adam(
+            self._network.parameters(), lr=training.learning_rate, betas=training.betas, fused=device.type != "mps"
+        )
+        self.ema = EMA(self._network, training.ema_decay, training.ema_gamma)
+        checkpoint = run.latest() if run else None
+        if checkpoint is not None:
+            self._load(checkpoint)
+
+    @property
+    def images_seen(self) -> int:
+        """Images trained on so far, each as often as it was seen."""
+        return self.step * self.config.training.batch
+
+    def stop(self) -> None:
+        """Asks training to save and end after the step it is in; safe in a signal handler."""
+        self._stop = True
+
+    def averaged(self) -> NetworkDenoiser:
+        """A denoiser with the averaged weights as they are now, for sampling."""
+        return replace(self.denoiser, network=self.ema.averaged(self._network))
+
+    def __iter__(self) -> Iterator[Event]:
+        training = self.config.training
+        fraction = self._budget.fraction(self.step, self.seconds)
+        resumed_at = self.step
+        before, began = self.seconds, time.monotonic()
+        reported_step, reported_at, saved_at = self.step, self.seconds, self.seconds
+        total = torch.zeros((), device=self._device)
+        self._network.train()
+        while fraction < 1 and not self._stop:
+            learning_rate = training.learning_rate * learning_rate_factor(training, self.step, fraction)
+            total += self._train_step(learning_rate)
+            self.step += 1
+            self.seconds = before + time.monotonic() - began
+            fraction = self._budget.fraction(self.step, self.seconds)
+            over = fraction >= 1 or self._stop
+            if over or self.seconds - reported_at >= _REPORT_SECONDS:
+                mean = float(total) / (self.step - reported_step)
+                self._refuse_nonfinite(mean)
+                speed = (self.step - reported_step) * training.batch / max(self.seconds - reported_at, 1e-9)
+                yield Progress(self.step, self.seconds, fraction, mean, learning_rate, speed)
+                total.zero_()
+                reported_step, reported_at = self.step, self.seconds
+            if not over and self.seconds - saved_at >= 60 * training.save_minutes and self._run is not None:
+                yield self._save(self._run)
+                saved_at = self.seconds
+        if self._run is not None and self.step > resumed_at:
+            yield self._save(self._run)
+        yield Stopped(self.step, self.seconds, finished=fraction >= 1)
+
+    def _train_step(self, learning_rate: float) -> Tensor:
+        seed = self.config.training.seed
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(derived_seed(seed, 2, self.step))  # dropout draws from the global stream
+            of_step = generator(seed, 3, self.step)
+            loss = self._objective(self.denoiser, self._batches(self.step), of_step).mean()
+            torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self.config.training.clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.step + 1)
+        return loss.detach()
+
+    def _refuse_nonfinite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            kept = "the last checkpoint is kept" if self._run is not None else "nothing was saved"
+            raise ClearwaterError(
+                f"The loss is {loss} after step {self.step}, so training cannot go on; {kept}. "
+                "Try a lower training.learning_rate, or training.precision=fp32."
+            )
+
+    def _save(self, run: RunFolder) -> Saved:
+        live = {name: value.detach() for name, value in self._network.named_parameters()}
+        optimizer = {
+            f"{name}/{key}": value
+            for name, parameter in self._network.named_parameters()
+            for key, value in self._optimizer.state[parameter].items()
+        }
+        checkpoint = Checkpoint(
+            step=self.step,
+            seconds=self.seconds,
+            images=self.images_seen,
+            averaged=self.ema.parameters,
+            network=live,
+            optimizer=optimizer,
+        )
+        return Saved(run.save(checkpoint, self.config), self.step)
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        self.step, self.seconds = checkpoint.step, checkpoint.seconds
+        self.ema.load(checkpoint.averaged)
+        with torch.no_grad():
+            for name, parameter in self._network.named_parameters():
+                parameter.copy_(checkpoint.network[name])
+        names = [name for name, _ in self._network.named_parameters()]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in checkpoint.optimizer.items():
+            name, _, moment = key.rpartition("/")
+            moments.setdefault(names.index(name), {})[moment] = value
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
