@@ -144,7 +144,8 @@ def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, temperature: f
         ends = torch.tensor([start, end], dtype=torch.float64) / temperature
         high, low = torch.sigmoid(-ends)
         falling: Tensor = torch.sigmoid(-(start + t * (end - start)) / temperature)
-        return (falling - low) / (high - low)
+        fraction: Tensor = (falling - low) / (high - low)
+        return fraction
 
     return _from_alpha_bar(alpha_bar, T)
 

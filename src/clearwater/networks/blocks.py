@@ -128,8 +128,8 @@ class Attention(nn.Module):
         pixels = self.norm(x).permute(0, 2, 3, 1).reshape(B, H * W, C)
         q, k, v = self.qkv(pixels).reshape(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
-        h = self.out(h)
-        return x + h.reshape(B, H, W, C).permute(0, 3, 1, 2)
+        out: Tensor = self.out(h)
+        return x + out.reshape(B, H, W, C).permute(0, 3, 1, 2)
 
 
 class Downsample(nn.Module):
