@@ -21,6 +21,8 @@ _HOME = {
     "InputError": "clearwater.errors",
     "Level": "clearwater.levels",
     "Mean": "clearwater.targets",
+    "LowDiscrepancy": "clearwater.objectives",
+    "MinSNR": "clearwater.objectives",
     "NetworkDenoiser": "clearwater.denoisers",
     "Objective": "clearwater.objectives",
     "Pair": "clearwater.levels",
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from clearwater.gaussians import Gaussian
     from clearwater.levels import Level, Pair
     from clearwater.networks import UNet
-    from clearwater.objectives import Objective
+    from clearwater.objectives import LowDiscrepancy, MinSNR, Objective
     from clearwater.process import marginal, posterior, transition
     from clearwater.sampling import Ancestral, sample, sampling
     from clearwater.targets import X0, Eps, Mean, Prediction, Score, V, Velocity
@@ -72,7 +74,9 @@ __all__ = [
     "Gaussian",
     "InputError",
     "Level",
+    "LowDiscrepancy",
     "Mean",
+    "MinSNR",
     "NetworkDenoiser",
     "Objective",
     "Pair",

@@ -85,7 +85,9 @@ class TrainingConfig(_Section):
     learning_rate: float = Field(2e-4, gt=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     warmup: int = Field(5000, ge=0, description="steps over which the learning rate rises")
-    anneal: Literal["cosine", "constant"] = Field("cosine", description="how the learning rate goes to the end")
+    anneal: Literal["trapezoid", "cosine", "constant"] = Field(
+        "trapezoid", description="how the learning rate goes to the end"
+    )
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="the largest decay of the average of the weights")
     ema_gamma: float = Field(6.94, ge=0, description="the decay warms up as (1 - 1/n)^(gamma + 1)")

@@ -11,6 +11,8 @@ from clearwater.errors import InputError
 
 __all__ = ["Budget", "Minutes", "Steps", "budget", "learning_rate_factor"]
 
+_TRAPEZOID_END = 0.4
+
 
 class Budget(Protocol):
     """How far training has come: 0 at the start, 1 at the end."""
@@ -49,6 +51,17 @@ def budget(training: TrainingConfig) -> Budget:
 
 
 def learning_rate_factor(training: TrainingConfig, step: int, fraction: float) -> float:
-    """What the learning rate is multiplied by in this step: a linear warm-up, and a half cosine to zero at the end."""
+    """What the learning rate is multiplied by in this step.
+
+    A linear warm-up over steps, times what `anneal` says of the fraction done: "trapezoid" is 1 until
+    the last 40% and falls to zero in a straight line there (Hägele et al. 2024), "cosine" is a half
+    cosine from 1 to zero, "constant" is 1.
+    """
     warm = min(1.0, (step + 1) / training.warmup) if training.warmup else 1.0
-    return warm * (0.5 + 0.5 * math.cos(math.pi * fraction) if training.anneal == "cosine" else 1.0)
+    match training.anneal:
+        case "trapezoid":
+            return warm * min(1.0, (1 - fraction) / _TRAPEZOID_END)
+        case "cosine":
+            return warm * (0.5 + 0.5 * math.cos(math.pi * fraction))
+        case "constant":
+            return warm
