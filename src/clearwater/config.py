@@ -30,6 +30,10 @@ def _square(value: object) -> object:
 
 
 Count = Annotated[int, Field(ge=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+# The names that `chains` and `variances` know (a test compares them): torch is not loaded to check a setting.
+ChainName = Literal["linear", "half_linear", "cosine", "sigmoid"]
+VarianceName = Literal["fixed_small", "fixed_large"]
 Size = Annotated[tuple[Count, Count], BeforeValidator(_square)]
 
 
@@ -37,63 +41,85 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _setting(default: Any, description: str, **limits: Any) -> Any:
+    """A field; every setting says what it is, and docs/configuration.md is made of that."""
+    return Field(default, description=description, **limits)
+
+
 class DataConfig(_Section):
     """What is trained on."""
 
-    source: str = "fashion-mini"
-    size: Size | None = Field(None, description="height and width, or one number for both; none: the images' own")
-    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB; none: what the images have")
-    flip: bool = Field(False, description="mirror half of the images left to right")
+    source: str = _setting("fashion-mini", "fashion-mini, or the path of a folder of images")
+    size: Size | None = _setting(
+        None, "[height, width], or one number for both; unset: the images' own if they share one of at most 64, else 32"
+    )
+    channels: Literal[1, 3] | None = _setting(None, "1 grey, 3 RGB; unset: what the images have")
+    flip: bool = _setting(False, "mirror each image left to right half of the time")
 
 
 class ModelConfig(_Section):
-    """The U-Net; the defaults are the CIFAR-10 network of Ho et al. 2020."""
+    """The U-Net. The schema's defaults are the CIFAR-10 network of Ho et al. 2020."""
 
-    channels: Count = 128
-    multipliers: tuple[Count, ...] = Field((1, 2, 2, 2), min_length=1)
-    blocks: Count = 2
-    attention: tuple[Annotated[int, Field(ge=0)], ...] = (1,)
-    heads: Count = 1
-    dropout: float = Field(0.1, ge=0, lt=1)
-    group_size: Count | None = Field(None, description="channels a group of the normalisations; none: 32 groups")
-    patch: Count = Field(1, description="pixels are folded patch x patch into channels at the input")
+    channels: Count = _setting(128, "width of the first level")
+    multipliers: tuple[Count, ...] = _setting(
+        (1, 2, 2, 2), "width of each level as a multiple of `channels`; each level halves the size", min_length=1
+    )
+    blocks: Count = _setting(2, "residual blocks a level on the way down; one more on the way up")
+    attention: tuple[Annotated[int, Field(ge=0)], ...] = _setting(
+        (1,), "levels with self-attention, 0 = the finest; the middle always has it"
+    )
+    heads: Count = _setting(1, "attention heads")
+    dropout: float = _setting(0.1, "dropout rate inside the residual blocks", ge=0, lt=1)
+    group_size: Count | None = _setting(
+        None, "channels a group of the normalisations; unset: 32 groups; multiples of 16 are fast on a processor"
+    )
+    patch: Count = _setting(1, "pixels are folded patch × patch into channels at the input, and back at the output")
 
 
 class ChainConfig(_Section):
     """The noise levels and the reverse variance."""
 
-    name: Literal["linear", "half_linear", "cosine", "sigmoid"] = "linear"
-    levels: Count = 1000
-    variance: Literal["fixed_small", "fixed_large"] = "fixed_small"
+    name: ChainName = _setting("linear", "linear, half_linear, cosine or sigmoid")
+    levels: Count = _setting(1000, "T, the number of steps from data to the prior")
+    variance: VarianceName = _setting("fixed_small", "fixed_small or fixed_large, of the reverse steps")
 
 
 class ObjectiveConfig(_Section):
     """What the network predicts, and how its error is weighted."""
 
-    target: Literal["eps", "x0", "v", "velocity", "score", "mean"] = "eps"
-    weight: Literal["unweighted", "min_snr"] = "unweighted"
-    gamma: float = Field(5.0, gt=0, description="of min_snr")
-    times: Literal["uniform", "low_discrepancy"] = "uniform"
+    target: Literal["eps", "x0", "v", "velocity", "score", "mean"] = _setting(
+        "eps", "eps, x0, v, velocity, score or mean"
+    )
+    weight: Literal["unweighted", "min_snr"] = _setting(
+        "unweighted", "unweighted (with eps: L_simple), or min_snr: min(SNR, gamma) on the error of x_0"
+    )
+    gamma: float = _setting(5.0, "of min_snr", gt=0)
+    times: Literal["uniform", "low_discrepancy"] = _setting(
+        "uniform", "uniform, or low_discrepancy: uniform too, but spread evenly over a batch"
+    )
 
 
 class TrainingConfig(_Section):
     """The optimisation and its end."""
 
-    batch: Count = 128
-    steps: Count | None = Field(None, description="end after this many steps")
-    minutes: float | None = Field(None, gt=0, description="end after this much training time")
-    learning_rate: float = Field(2e-4, gt=0)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    warmup: int = Field(5000, ge=0, description="steps over which the learning rate rises")
-    anneal: Literal["trapezoid", "cosine", "constant"] = Field(
-        "trapezoid", description="how the learning rate goes to the end"
+    batch: Count = _setting(128, "images a step")
+    steps: Count | None = _setting(None, "end after this many steps")
+    minutes: float | None = _setting(None, "end after this much training time", gt=0)
+    learning_rate: float = _setting(2e-4, "of Adam, after the warm-up", gt=0)
+    betas: tuple[Decay, Decay] = _setting((0.9, 0.999), "of Adam")
+    warmup: int = _setting(5000, "steps over which the learning rate rises", ge=0)
+    anneal: Literal["trapezoid", "cosine", "constant"] = _setting(
+        "trapezoid",
+        "how the learning rate goes to the end: constant with a straight fall in the last 40%, cosine, constant",
     )
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="the largest decay of the average of the weights")
-    ema_gamma: float = Field(6.94, ge=0, description="the decay warms up as (1 - 1/n)^(gamma + 1)")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: int = Field(0, ge=0)
-    save_minutes: float = Field(5.0, gt=0, description="time between checkpoints")
+    clip: float = _setting(1.0, "largest norm of the gradient", gt=0)
+    ema_decay: float = _setting(0.9999, "largest decay of the average of the weights", ge=0, lt=1)
+    ema_gamma: float = _setting(6.94, "until then the decay is (1 - 1/n)^(ema_gamma + 1) after n steps", ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = _setting(
+        "auto", "of the network's matrix work; auto: bf16 where the device is fast at it"
+    )
+    seed: int = _setting(0, "of all random numbers", ge=0)
+    save_minutes: float = _setting(5.0, "training time between checkpoints", gt=0)
 
     @model_validator(mode="after")
     def _one_end(self) -> TrainingConfig:
@@ -154,7 +180,7 @@ def resolve(
             layers.append(_parsed(file.read_text(), str(file)))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"The configuration file '{file}' cannot be read: {error}.") from None
-    layers.extend(_setting(text) for text in sets)
+    layers.extend(_assignment(text) for text in sets)
     layers.extend(_nested(name, value) for name, value in (options or {}).items() if value is not None)
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -190,7 +216,7 @@ def _complaint(item: dict[str, Any]) -> str:
     return f"{name} is {item['input']!r}, but {message}" if item["type"] != "value_error" else message
 
 
-def _setting(text: str) -> dict[str, Any]:
+def _assignment(text: str) -> dict[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise InputError(f"--set takes name=value, such as model.channels=64, not '{text}'.")

@@ -1,0 +1,38 @@
+"""Writes docs/configuration.md from the schema: python docs/make_configuration.py (a test compares the two)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clearwater.config import Config, recipe_names
+
+_PAGE = Path(__file__).with_name("configuration.md")
+_HEAD = """# Configuration
+
+One schema serves the command line, TOML files, recipes and checkpoints. A run's settings are, each over
+the one before: the recipe (`--recipe`, one of {recipes}), the file (`--config FILE.toml`), single settings
+(`--set model.channels=64`), and the options with names of their own (`--steps`, `--minutes`, `--batch`,
+`--seed`, `--size`). The last word on the end of training, in steps or minutes, replaces the one before.
+What a run was made with is in its `config.toml`, which is itself a file for `--config`.
+
+This page is made from the schema by `docs/make_configuration.py`. The defaults here are the schema's; a
+recipe sets what it says in `src/clearwater/recipes/`.
+"""
+
+
+def page() -> str:
+    """The page, from the schema."""
+    parts = [_HEAD.format(recipes=", ".join(f"`{name}`" for name in recipe_names()))]
+    for section, holder in Config.model_fields.items():
+        kind = type(holder.default)
+        rows = [f"## [{section}]", "", kind.__doc__ or "", "", "| setting | default | what it is |", "|---|---|---|"]
+        defaults = holder.default.model_dump(mode="json")
+        for name, field in kind.model_fields.items():
+            default = "unset" if defaults[name] is None else f"`{defaults[name]}`"
+            rows.append(f"| `{section}.{name}` | {default} | {field.description} |")
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    _PAGE.write_text(page())
