@@ -76,6 +76,14 @@ class Chain:
         return self.levels.alpha.square()
 
     @property
+    def prior_variance(self) -> Tensor:
+        """The prior, which sampling starts from, is N(0, prior_variance · I); shape ().
+
+        1 for variance-preserving chains and flows (Ho et al. 2020), sigma_T² where the variance explodes.
+        """
+        return self.levels.sigma[-1].square().clamp(min=1)
+
+    @property
     def pairs(self) -> Pair:
         """The pairs of neighbours (k - 1, k) for k = 1..T, shape (T,)."""
         return self.pair(torch.arange(1, self.T + 1))

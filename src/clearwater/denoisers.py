@@ -65,9 +65,11 @@ class NetworkDenoiser(Denoiser):
 
     def output(self, x_t: Tensor, t: Level) -> Tensor:
         """What the network says, y, in the dtype of `x_t`."""
-        time = t.time.to(device=x_t.device, dtype=x_t.dtype, non_blocking=True).expand(len(x_t))
-        with torch.autocast(x_t.device.type, self.autocast, enabled=self.autocast is not None):
-            y: Tensor = self.network(x_t, time)
+        # A float64 state is the solver's, not the network's.
+        x = x_t.to(next((weight.dtype for weight in self.network.parameters()), x_t.dtype))
+        time = t.time.to(device=x.device, dtype=x.dtype, non_blocking=True).expand(len(x))
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            y: Tensor = self.network(x, time)
         return y.to(x_t.dtype)
 
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:

@@ -50,7 +50,7 @@ class StepState:
 def sampling(
     denoiser: Denoiser, noise: Noise, chain: Chain | None = None, stepper: Stepper | None = None
 ) -> Iterator[StepState]:
-    """Sample, one state a level: from x_T = sigma_T · noise at k = T to the finished images at k = 0.
+    """Sample, one state a level: from a draw of the prior at k = T to the finished images at k = 0.
 
     Args:
         denoiser: what predicts.
@@ -61,7 +61,7 @@ def sampling(
     chain = denoiser.chain if chain is None else chain
     stepper = Ancestral() if stepper is None else stepper
     with torch.inference_mode():
-        x = noise() * float(chain.levels.sigma[-1])
+        x = noise() * float(chain.prior_variance.sqrt())
     yield StepState(chain.T, x, None)
     for k in range(chain.T, 0, -1):
         # Entered anew at each step: a generator must not leave its caller in another mode.

@@ -1,0 +1,307 @@
+r"""The variational bound on the likelihood (Ho et al. 2020, eq. 5), term by term, in bits per dimension.
+
+    -log p(x_0) ≤ L_T + Σ_{k=2..K} L_{k-1} + L_0,
+
+L_T = KL(q(x_K | x_0) ‖ the prior) the prior term, L_{k-1} the KL of a reverse step, and L_0 the
+decoder, which sees 8-bit images: values on the grid 2·pixel/255 - 1. All of it is computed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clearwater.chains import Chain
+from clearwater.denoisers import Denoiser
+from clearwater.errors import InputError
+from clearwater.gaussians import Gaussian
+from clearwater.levels import Pair
+from clearwater.process import marginal, posterior
+from clearwater.randomness import generator
+
+__all__ = [
+    "Bound",
+    "Decoder",
+    "DensityDecoder",
+    "DiscretizedDecoder",
+    "bound",
+    "estimate_bound",
+    "prior_term",
+    "step_term",
+]
+
+_HALF_BIN = 1 / 255
+_GRID_TOLERANCE = 1e-3  # of a grey value: float32 data is within 1e-5 of the grid
+
+
+class Decoder(ABC):
+    """log p(x_0 | x_1) of 8-bit data."""
+
+    @abstractmethod
+    def __call__(self, x_0: Tensor, reverse: Gaussian) -> Tensor:
+        """Per element, in nats, shape of `x_0`, whose values are on the grid 2·pixel/255 - 1."""
+
+
+class DiscretizedDecoder(Decoder):
+    """The mass of the Gaussian on the pixel's bin, the two end bins open (Ho et al. 2020, eq. 13)."""
+
+    def __call__(self, x_0: Tensor, reverse: Gaussian) -> Tensor:
+        deviation = reverse.variance.sqrt()
+        upper = (x_0 + _HALF_BIN - reverse.mean) / deviation
+        lower = (x_0 - _HALF_BIN - reverse.mean) / deviation
+        # Reflected, where need be, into the lower tail: there log Φ keeps its digits however far out.
+        flip = upper + lower > 0
+        high = torch.where(flip, -lower, upper)
+        low = torch.where(flip, -upper, lower)
+        log_high = torch.special.log_ndtr(high)
+        inside = log_high + (-torch.expm1(torch.special.log_ndtr(low) - log_high)).log()
+        open_below, open_above = x_0 < -1 + _HALF_BIN, x_0 > 1 - _HALF_BIN
+        ends = torch.where(open_below, torch.special.log_ndtr(upper), torch.special.log_ndtr(-lower))
+        return torch.where(open_below | open_above, ends, inside)
+
+
+class DensityDecoder(Decoder):
+    """The density times the bin's width, 2/255: what the discretized decoder tends to for small bins."""
+
+    def __call__(self, x_0: Tensor, reverse: Gaussian) -> Tensor:
+        return reverse.log_prob(x_0) + math.log(2 * _HALF_BIN)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The terms of the bound, in bits per dimension.
+
+    Attributes:
+        prior: of each image, shape (N,).
+        kl: of each level k = 2..K, the mean over images, shape (K - 1,).
+        rate: the sum of the KL terms, of each image, shape (N,).
+        decoder: of each image, shape (N,).
+        stderr: standard error of `total` as the bound of these images: what other noise and other
+            levels would change. An exact bound gives an upper limit of it.
+        evaluations: network evaluations spent, one for one image at one level.
+        levels: K.
+    """
+
+    prior: Tensor
+    kl: Tensor
+    rate: Tensor
+    decoder: Tensor
+    stderr: float
+    evaluations: int
+    levels: int
+
+    @property
+    def per_image(self) -> Tensor:
+        """The bound of each image, shape (N,)."""
+        return self.prior + self.rate + self.decoder
+
+    @property
+    def total(self) -> float:
+        """The mean over the images."""
+        return float(self.per_image.mean())
+
+    @property
+    def stderr_of_population(self) -> float:
+        """Standard error of `total` as the mean over all images that these were drawn from."""
+        return float(self.per_image.std() / math.sqrt(len(self.per_image)))
+
+
+def prior_term(x_0: Tensor, chain: Chain) -> Tensor:
+    """L_T of each image, in nats, shape (B,): what is left of the data at the last level. Never assumed zero."""
+    prior = Gaussian(torch.zeros_like(x_0), chain.prior_variance.to(x_0))
+    return marginal(x_0, chain.levels[-1]).kl(prior).flatten(1).sum(1)
+
+
+def step_term(x_0: Tensor, x_t: Tensor, reverse: Gaussian, pair: Pair, decoder: Decoder) -> Tensor:
+    """The term of one reverse step p(x_s | x_t), in nats, shape (B,).
+
+    The KL of q(x_s | x_t, x_0) to it where s is noisy; minus the decoder's log-probability where s is data.
+    """
+    if float(pair.s.sigma.max()) == 0:
+        return -decoder(x_0, reverse).flatten(1).sum(1)
+    return posterior(x_t, x_0, pair).kl(reverse).flatten(1).sum(1)
+
+
+def bound(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    *,
+    chain: Chain | None = None,
+    decoder: Decoder | None = None,
+    seed: int = 0,
+    batch: int = 256,
+    progress: Callable[[float], None] | None = None,
+) -> Bound:
+    """The bound with every level evaluated once for every image.
+
+    Args:
+        denoiser: the model, with its reverse variance.
+        x_0: 8-bit data on the grid 2·pixel/255 - 1, shape (N, ...).
+        chain: the levels, the denoiser's own if None; `Chain.strided` for fewer.
+        decoder: discretized if None.
+        seed: of the noise.
+        batch: images at a time.
+        progress: is told the fraction done.
+
+    Raises:
+        InputError: the data is off the 8-bit grid.
+    """
+    chain = denoiser.chain if chain is None else chain
+    decoder = DiscretizedDecoder() if decoder is None else decoder
+    x_0 = _on_grid(x_0)
+    K, N = chain.T, len(x_0)
+    terms = torch.empty(K, N, dtype=torch.float64)
+    for k in range(1, K + 1):
+        pair = chain.pair(k)
+        for first, part in _batches(x_0, batch):
+            rng = generator(seed, k, first, device=x_0.device)
+            terms[k - 1, first : first + len(part)] = _evaluate(denoiser, part, pair, decoder, rng).cpu()
+        if progress is not None:
+            progress(k / K)
+    bits = 1 / (x_0[0].numel() * math.log(2))
+    terms *= bits
+    # Each level's noise is its own, and varies by no more than the term varies over the images.
+    stderr = math.sqrt(float(terms.var(1).sum()) / N) if N > 1 else math.nan
+    return Bound(
+        prior=prior_term(x_0, chain).cpu() * bits,
+        kl=terms[1:].mean(1),
+        rate=terms[1:].sum(0),
+        decoder=terms[0],
+        stderr=stderr,
+        evaluations=K * N,
+        levels=K,
+    )
+
+
+def estimate_bound(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    budget: int,
+    *,
+    chain: Chain | None = None,
+    decoder: Decoder | None = None,
+    seed: int = 0,
+    batch: int = 256,
+    progress: Callable[[float], None] | None = None,
+) -> Bound:
+    """An unbiased estimate of `bound` from about `budget` network evaluations.
+
+    A tenth of the budget measures roughly how large the terms are; the levels of each image are then drawn
+    where they are large, spread evenly (one random offset an image), and weighted so that the mean is that
+    of the exact bound. Every image is estimated twice, independently: the difference of the two gives the
+    standard error for these images. The decoder is evaluated in both.
+
+    Args: as `bound`.
+
+    Raises:
+        InputError: the data is off the 8-bit grid, or the budget is under 5 evaluations an image.
+    """
+    chain = denoiser.chain if chain is None else chain
+    decoder = DiscretizedDecoder() if decoder is None else decoder
+    x_0 = _on_grid(x_0)
+    K, N = chain.T, len(x_0)
+    pilot = budget // 10 if K > 2 else 0
+    m = (budget - pilot) // (2 * N) - 1  # levels above the first, an image and a half
+    if m < 1:
+        raise InputError(f"A budget of {budget} evaluations is too small for {N} images: give at least {5 * N}.")
+    rng = generator(seed, device="cpu")
+    proposal = _proposal(denoiser, x_0, chain, pilot, rng, batch)
+    cumulative = proposal.cumsum(0)
+    halves = torch.zeros(2, N, dtype=torch.float64)
+    decoders = torch.zeros(2, N, dtype=torch.float64)
+    kl = torch.zeros(K - 1, dtype=torch.float64)
+    for half in range(2):
+        u = (torch.rand(N, 1, generator=rng, dtype=torch.float64) + torch.arange(m)) / m
+        drawn = torch.searchsorted(cumulative, u.clamp(max=float(cumulative[-1]) * (1 - 1e-12)))  # (N, m), from 0
+        for j in range(m + 1):
+            for first, part in _batches(x_0, batch):
+                own = slice(first, first + len(part))
+                k = torch.ones(len(part), dtype=torch.long) if j == m else drawn[own, j] + 2
+                noise = generator(seed, 1 + half, j, first, device=x_0.device)
+                value = _evaluate(denoiser, part, chain.pair(k), decoder, noise).cpu()
+                if j == m:
+                    decoders[half, own] = value
+                elif K > 1:
+                    weighted = value / (m * proposal[k - 2])
+                    halves[half, own] += weighted
+                    kl.index_add_(0, k - 2, weighted / (2 * N))
+            if progress is not None:
+                progress((half * (m + 1) + j + 1) / (2 * (m + 1)))
+    bits = 1 / (x_0[0].numel() * math.log(2))
+    difference = (halves + decoders)[0] - (halves + decoders)[1]
+    return Bound(
+        prior=prior_term(x_0, chain).cpu() * bits,
+        kl=kl * bits,
+        rate=halves.mean(0) * bits,
+        decoder=decoders.mean(0) * bits,
+        stderr=float((difference / 2).square().sum().sqrt()) / N * bits,
+        evaluations=pilot + 2 * (m + 1) * N,
+        levels=K,
+    )
+
+
+def _proposal(denoiser: Denoiser, x_0: Tensor, chain: Chain, pilot: int, rng: torch.Generator, batch: int) -> Tensor:
+    """Probabilities of the levels 2..K, about proportional to the size of their terms, shape (K - 1,)."""
+    K = chain.T
+    if K < 2:
+        return torch.ones(1, dtype=torch.float64)
+    uniform = torch.full((K - 1,), 1 / (K - 1), dtype=torch.float64)
+    if pilot < 1:
+        return uniform
+    # Levels evenly spread in the logarithm, where the terms of every chain change evenly.
+    spread = torch.logspace(math.log10(2), math.log10(K), min(pilot, 64), dtype=torch.float64)
+    spots = torch.tensor(sorted({round(k) for k in spread.tolist()}))
+    each = max(1, pilot // len(spots))
+    sizes = []
+    for k in spots:
+        images = x_0[torch.randint(len(x_0), (each,), generator=rng).to(x_0.device)]
+        noise = torch.Generator(x_0.device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
+        values = [
+            _evaluate(denoiser, part, chain.pair(int(k)), DiscretizedDecoder(), noise).cpu()
+            for _, part in _batches(images, batch)
+        ]
+        sizes.append(float(torch.cat(values).square().mean().sqrt()))
+    log_k = torch.arange(2, K + 1, dtype=torch.float64).log()
+    log_sizes = torch.tensor(sizes, dtype=torch.float64).clamp(min=1e-300).log()
+    shape = _interpolated(log_k, spots.double().log(), log_sizes).exp()
+    # A tenth stays uniform: where the pilot saw too little, no weight can become large.
+    return 0.9 * shape / shape.sum() + 0.1 * uniform
+
+
+def _interpolated(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear interpolation, constant outside."""
+    if len(knots) == 1:
+        return values.expand(len(x))
+    right = torch.searchsorted(knots, x).clamp(1, len(knots) - 1)
+    fraction = ((x - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1)
+    return values[right - 1] + fraction * (values[right] - values[right - 1])
+
+
+@torch.inference_mode()
+def _evaluate(denoiser: Denoiser, x_0: Tensor, pair: Pair, decoder: Decoder, rng: torch.Generator) -> Tensor:
+    """The term of the step `pair` of each image, in nats, at one draw of the noise."""
+    eps = torch.randn(x_0.shape, generator=rng, device=x_0.device, dtype=x_0.dtype)
+    x_t = pair.t.noise(x_0, eps)
+    return step_term(x_0, x_t, denoiser.reverse(x_t, pair), pair, decoder)
+
+
+def _batches(x: Tensor, batch: int) -> Iterator[tuple[int, Tensor]]:
+    return ((first, x[first : first + batch]) for first in range(0, len(x), batch))
+
+
+def _on_grid(x_0: Tensor) -> Tensor:
+    """The data in float64, exactly on the 8-bit grid."""
+    pixels = (x_0.to(torch.float64) + 1) * 127.5
+    exact = pixels.round()
+    off = float((pixels - exact).abs().max())
+    if off > _GRID_TOLERANCE or float(exact.min()) < 0 or float(exact.max()) > 255:
+        raise InputError(
+            "The bound in bits per dimension is of 8-bit images: values 2·pixel/255 - 1 for pixels 0 to 255. These are "
+            f"up to {off:.2g} of a grey value off that grid, or outside [-1, 1]: give the images as they were stored."
+        )
+    return exact / 127.5 - 1
