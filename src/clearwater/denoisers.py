@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clearwater.chains import Chain
 from clearwater.gaussians import Gaussian
-from clearwater.levels import Level, Pair, scale
+from clearwater.levels import Level, Pair
 from clearwater.process import posterior
 from clearwater.targets import Prediction, Target, prediction_from_x_0
 from clearwater.variances import Variance
@@ -42,7 +42,7 @@ class Denoiser(ABC):
         In terms of eps its mean is Ho et al. 2020, eq. 11.
         """
         mean = posterior(x_t, prediction.x_0, pair).mean
-        return Gaussian(mean, scale(self.variance(pair), x_t.new_ones([1] * x_t.ndim)))
+        return Gaussian(mean, self.variance.of(pair, x_t, prediction))
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class NetworkDenoiser(Denoiser):
     autocast: torch.dtype | None = None
 
     def output(self, x_t: Tensor, t: Level) -> Tensor:
-        """What the network says, y, in the dtype of `x_t`."""
+        """What the network says, in the dtype of `x_t`: y, and extra channels if it has them."""
         # A float64 state is the solver's, not the network's.
         x = x_t.to(next((weight.dtype for weight in self.network.parameters()), x_t.dtype))
         time = t.time.to(device=x.device, dtype=x.dtype, non_blocking=True).expand(len(x))
@@ -86,4 +86,5 @@ class Clipped(Denoiser):
         self.low, self.high = low, high
 
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:
-        return prediction_from_x_0(self.denoiser(x_t, t).x_0.clamp(self.low, self.high), x_t, t)
+        prediction = self.denoiser(x_t, t)
+        return prediction_from_x_0(prediction.x_0.clamp(self.low, self.high), x_t, t, prediction.extra)

@@ -23,6 +23,7 @@ from clearwater.gaussians import Gaussian
 from clearwater.levels import Pair
 from clearwater.process import marginal, posterior
 from clearwater.randomness import generator
+from clearwater.variances import Optimal
 
 __all__ = [
     "Bound",
@@ -31,6 +32,7 @@ __all__ = [
     "DiscretizedDecoder",
     "bound",
     "estimate_bound",
+    "fit_optimal_variance",
     "prior_term",
     "step_term",
 ]
@@ -305,3 +307,43 @@ def _on_grid(x_0: Tensor) -> Tensor:
             f"up to {off:.2g} of a grey value off that grid, or outside [-1, 1]: give the images as they were stored."
         )
     return exact / 127.5 - 1
+
+
+def fit_optimal_variance(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    *,
+    images: int = 100,
+    seed: int = 0,
+    batch: int = 256,
+    progress: Callable[[float], None] | None = None,
+) -> Optimal:
+    """Measures a model's error of eps at every level of its chain, and so its optimal variance.
+
+    Args:
+        denoiser: the model, clipped or not as it will be used: the variance is optimal for its mean.
+        x_0: data, shape (N, ...), from which the images are drawn anew for each level.
+        images: how many, a level.
+        seed: of the images and the noise.
+        batch: images at a time.
+        progress: is told the fraction done.
+    """
+    chain = denoiser.chain
+    error = torch.empty(chain.T, dtype=torch.float64)
+    for k in range(1, chain.T + 1):
+        rng = generator(seed, k)
+        picked = x_0[torch.randint(len(x_0), (images,), generator=rng).to(x_0.device)]
+        on_device = generator(seed, k, 1, device=x_0.device)
+        total = 0.0
+        for _, part in _batches(picked, batch):
+            eps = torch.randn(part.shape, generator=on_device, device=part.device, dtype=part.dtype)
+            t = chain.levels[k]
+            with torch.inference_mode():
+                x_t = t.noise(part, eps)
+                predicted = denoiser(x_t, t).x_0
+                # The error of eps through that of x_0, which is the one that the mean has, clipped or not.
+                total += float((predicted - part).double().square().sum())
+        error[k - 1] = total / picked.numel() * float(chain.levels.snr[k])
+        if progress is not None:
+            progress(k / chain.T)
+    return Optimal(chain.levels.time[1:], error)

@@ -29,15 +29,17 @@ class Prediction:
     Attributes:
         x_0: the data, E[x_0 | x_t] if the network is exact.
         eps: the noise; ``alpha * x_0 + sigma * eps`` is x_t.
+        extra: the channels that the network has beyond the image's, for a learned variance; or None.
     """
 
     x_0: Tensor
     eps: Tensor
+    extra: Tensor | None = None
 
 
-def prediction_from_x_0(x_0: Tensor, x_t: Tensor, t: Level) -> Prediction:
+def prediction_from_x_0(x_0: Tensor, x_t: Tensor, t: Level, extra: Tensor | None = None) -> Prediction:
     """The prediction with this x_0: eps is what is left of x_t. For one whose x_0 was changed (clipped, guided)."""
-    return Prediction(x_0, scale(1 / t.sigma, x_t) - scale(t.alpha / t.sigma, x_0))
+    return Prediction(x_0, scale(1 / t.sigma, x_t) - scale(t.alpha / t.sigma, x_0), extra)
 
 
 class Target(ABC):
@@ -53,7 +55,11 @@ class Target(ABC):
         return scale(a, x_0) + scale(b, eps)
 
     def solve(self, x_t: Tensor, y: Tensor, t: Level) -> Prediction:
-        """x_0 and eps of a network's output `y` at `x_t`, both of shape (B, ...)."""
+        """x_0 and eps of a network's output `y` at `x_t`, shape (B, C, ...).
+
+        `y` has the shape of `x_t`; channels that it has beyond those go to the prediction's `extra`.
+        """
+        y, extra = y[:, : x_t.shape[1]], y[:, x_t.shape[1] :] if y.shape[1] > x_t.shape[1] else None
         a, b = self.row(t)
         det = t.alpha * b - t.sigma * a
         if not bool((det.isfinite() & (det != 0)).all()):
@@ -64,6 +70,7 @@ class Target(ABC):
         return Prediction(
             x_0=scale(b / det, x_t) - scale(t.sigma / det, y),
             eps=scale(t.alpha / det, y) - scale(a / det, x_t),
+            extra=extra,
         )
 
 

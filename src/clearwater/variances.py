@@ -1,22 +1,64 @@
-"""Reverse variances: what p(x_s | x_t) is given, for any two levels s < t."""
+r"""Reverse variances: what p(x_s | x_t) is given, for any two levels s < t.
+
+Some are a number a level (`LevelVariance`): the two fixed ones, and the optimal one, which is measured.
+The learned ones depend on x_t: they lie between the fixed ones, on the scale of the logarithm,
+
+    variance = exp(v · log beta + (1 - v) · log beta_tilde),
+
+with v from extra channels of the network, or from a network of its own (Nichol & Dhariwal 2021, eq. 15).
+"""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from clearwater.levels import Pair
+from clearwater.errors import InputError
+from clearwater.levels import Pair, scale
+from clearwater.targets import Prediction
 
-__all__ = ["FixedLarge", "FixedSmall", "Variance", "VarianceName", "variance"]
+__all__ = [
+    "FixedLarge",
+    "FixedSmall",
+    "LearnedNetwork",
+    "LearnedRange",
+    "LevelVariance",
+    "Optimal",
+    "Variance",
+    "VarianceName",
+    "variance",
+]
 
 VarianceName = Literal["fixed_small", "fixed_large"]
 
 
-class Variance(Protocol):
-    """A rule that gives the reverse variance of a pair of levels: float64, of the pair's shape."""
+class Variance(ABC):
+    """A rule that gives the reverse variance of a step."""
 
-    def __call__(self, pair: Pair, /) -> Tensor: ...
+    @abstractmethod
+    def of(self, pair: Pair, x_t: Tensor, prediction: Prediction) -> Tensor:
+        """The variance of p(x_s | x_t), in the dtype of `x_t` and broadcastable to it, shape (B, ...).
+
+        Args:
+            pair: the step, of shape () or (B,).
+            x_t: shape (B, ...).
+            prediction: what the denoiser said of it.
+        """
+
+
+class LevelVariance(Variance):
+    """A variance that depends on the levels alone."""
+
+    @abstractmethod
+    def __call__(self, pair: Pair) -> Tensor:
+        """float64, of the pair's shape."""
+
+    def of(self, pair: Pair, x_t: Tensor, prediction: Prediction) -> Tensor:
+        return scale(self(pair), x_t.new_ones([1] * x_t.ndim))
 
 
 def _at_data(pair: Pair, variance: Tensor) -> Tensor:
@@ -26,20 +68,82 @@ def _at_data(pair: Pair, variance: Tensor) -> Tensor:
     return variance.where(pair.s.sigma > 0, pair.decoder_variance)
 
 
-class FixedLarge:
+class FixedLarge(LevelVariance):
     """beta, the variance of q(x_t | x_s): optimal if x_0 ~ N(0, I) (Ho et al. 2020, section 3.2)."""
 
     def __call__(self, pair: Pair) -> Tensor:
         return _at_data(pair, pair.transition_variance)
 
 
-class FixedSmall:
+class FixedSmall(LevelVariance):
     """beta-tilde, the variance of q(x_s | x_t, x_0): optimal if x_0 is one point (Ho et al. 2020, section 3.2)."""
 
     def __call__(self, pair: Pair) -> Tensor:
         return _at_data(pair, pair.posterior_variance)
 
 
-def variance(name: VarianceName) -> Variance:
-    """The variance of this name."""
+@dataclass(frozen=True)
+class Optimal(LevelVariance):
+    """beta-tilde + c_0² · (sigma_t / alpha_t)² · m_t: the best number a level for the mean that the model really has.
+
+    m_t is the model's mean squared error of eps, per dimension, measured over data. With an optimal mean it
+    is Analytic-DPM's (Bao et al. 2022, theorem 1), which is only then right. Between the times at which m was
+    measured it is interpolated.
+
+    Attributes:
+        time: of the levels at which m was measured, rising, float64, shape (M,).
+        error: m at those levels, float64, shape (M,).
+    """
+
+    time: Tensor
+    error: Tensor
+
+    def __call__(self, pair: Pair) -> Tensor:
+        right = torch.searchsorted(self.time, pair.t.time.contiguous()).clamp(1, len(self.time) - 1)
+        low, high = self.time[right - 1], self.time[right]
+        fraction = ((pair.t.time - low) / (high - low)).clamp(0, 1)
+        m = self.error[right - 1] * (1 - fraction) + self.error[right] * fraction
+        return pair.posterior_variance + (pair.c_0 * pair.t.sigma / pair.t.alpha).square() * m
+
+
+def _between(pair: Pair, v: Tensor) -> Tensor:
+    """exp(v · log beta + (1 - v) · log beta_tilde), with the rule at data for log beta_tilde."""
+    small, large = FixedSmall()(pair), pair.transition_variance
+    ones = torch.ones_like(v)
+    return torch.exp(v * scale(large.log(), ones) + (1 - v) * scale(small.log(), ones))
+
+
+class LearnedRange(Variance):
+    """Between the fixed variances, by extra channels of the denoiser's network (Nichol & Dhariwal 2021, eq. 15).
+
+    A channel of 0 lies in the middle, -1 is beta-tilde and 1 is beta; it may go beyond.
+    """
+
+    def of(self, pair: Pair, x_t: Tensor, prediction: Prediction) -> Tensor:
+        if prediction.extra is None:
+            raise InputError(
+                "A learned range needs a network with twice the channels of the image, and this one has no extra: "
+                "train with chain.variance=learned_range, or sample with --variance fixed_small."
+            )
+        return _between(pair, (prediction.extra + 1) / 2)
+
+
+class LearnedNetwork(Variance):
+    """Between the fixed variances, by a network of its own beside a mean that it does not change.
+
+    Args:
+        network: ``(x_t, time) → v``, of the shape of x_t, on the scale of `LearnedRange`'s channels.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def of(self, pair: Pair, x_t: Tensor, prediction: Prediction) -> Tensor:
+        time = pair.t.time.to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
+        v: Tensor = self.network(x_t.to(torch.float32), time)
+        return _between(pair, (v.to(x_t.dtype) + 1) / 2)
+
+
+def variance(name: VarianceName) -> LevelVariance:
+    """The fixed variance of this name."""
     return FixedLarge() if name == "fixed_large" else FixedSmall()

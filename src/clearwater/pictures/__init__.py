@@ -1,7 +1,7 @@
 """Pictures: grids, strips, animations and plots, as Pillow images and files."""
 
 from clearwater.pictures.images import enlarged, grid, to_uint8
-from clearwater.pictures.plots import plot_chain, plot_loss
+from clearwater.pictures.plots import plot_bound, plot_chain, plot_loss
 from clearwater.pictures.processes import forward_frames, forward_strip, reverse_frames, reverse_strip
 from clearwater.pictures.writing import write_animation, write_picture
 
@@ -10,6 +10,7 @@ __all__ = [
     "forward_frames",
     "forward_strip",
     "grid",
+    "plot_bound",
     "plot_chain",
     "plot_loss",
     "reverse_frames",

@@ -14,15 +14,16 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from clearwater.config import Config
 from clearwater.errors import ClearwaterError, InputError
 from clearwater.files import sync, write_atomically, write_through
+from clearwater.variances import Optimal
 
 __all__ = ["Checkpoint", "RunFolder"]
 
@@ -153,14 +154,31 @@ class RunFolder:
             )
         return None
 
-    def model(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The averaged weights of the newest readable checkpoint, and its place: step, seconds, images."""
+    def model(self, weights: Literal["ema", "raw"] = "ema") -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The weights of the newest readable checkpoint, averaged or raw, and its place: step, seconds, images."""
         for folder, place in self._readable():
             try:
+                if weights == "raw":
+                    return _below(load_file(folder / "state.safetensors"), "network/"), place
                 return load_file(folder / "model.safetensors"), place
             except (OSError, SafetensorError) as error:
                 self.warnings.append(f"The checkpoint '{folder}' cannot be read ({error}); an earlier one is used.")
         raise ClearwaterError(f"'{self.path}' has no checkpoint that can be read: train it first, or again.")
+
+    def save_variance(self, variance: Optimal, key: dict[str, str]) -> None:
+        """Keeps a measured optimal variance; `key` says of what (checkpoint, clipping, weights)."""
+        tensors = {"time": variance.time, "error": variance.error}
+        write_atomically(self._variance_path(key), save(tensors, metadata=key))
+
+    def load_variance(self, key: dict[str, str]) -> Optimal | None:
+        """The optimal variance that was measured of this, or None."""
+        try:
+            with safe_open(self._variance_path(key), framework="pt") as file:
+                if file.metadata() != key:
+                    return None
+                return Optimal(file.get_tensor("time"), file.get_tensor("error"))
+        except (OSError, SafetensorError):  # none yet, or torn: it is measured again
+            return None
 
     def log(self, entry: dict[str, float]) -> None:
         """Adds a line to the log."""
@@ -188,6 +206,9 @@ class RunFolder:
     @property
     def _log_path(self) -> Path:
         return self.path / "log.jsonl"
+
+    def _variance_path(self, key: dict[str, str]) -> Path:
+        return self.path / f"optimal-variance-{'-'.join(key.values())}.safetensors"
 
     @property
     def _checkpoints(self) -> Path:

@@ -1,0 +1,169 @@
+"""`clearwater bound`: the variational bound of a run on images, in bits per dimension, term by term."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from clearwater.cli.options import Batch, Data, Device, Levels, Run
+from clearwater.cli.process import keep_freed_memory
+from clearwater.cli.progress import live_line, say
+from clearwater.errors import InputError
+
+if TYPE_CHECKING:
+    from clearwater.chains import Chain
+    from clearwater.denoisers import NetworkDenoiser
+    from clearwater.likelihood import Bound
+    from clearwater.training import RunFolder
+    from clearwater.variances import Optimal
+
+__all__ = ["bound"]
+
+_BATCH = 250
+
+
+def bound(
+    run: Run,
+    data: Data,
+    levels: Levels = None,
+    variance: Annotated[
+        Literal["fixed_small", "fixed_large", "optimal"] | None,
+        typer.Option("--variance", help="Variance of the reverse steps.", show_default="the run's"),
+    ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(min=1, help="Estimate from about this many network evaluations.", show_default="all levels"),
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", min=2, help="How many images.", show_default="all")] = None,
+    decoder: Annotated[
+        Literal["discretized", "density"], typer.Option(help="Of the last step: mass of the bin, or density.")
+    ] = "discretized",
+    clip: Annotated[bool, typer.Option("--clip/--no-clip", help="Clip each prediction to the data's range.")] = True,
+    weights: Annotated[Literal["ema", "raw"], typer.Option(help="The averaged weights, or the last ones.")] = "ema",
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise and of the levels drawn.")] = 0,
+    batch: Batch = None,
+    plot: Annotated[Path | None, typer.Option(help="A .png of the KL by level.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    device: Device = "auto",
+) -> None:
+    """The bound on -log p of DATA's images (of fashion-mini, the 1,000 held out) under RUN, in bits per dimension."""
+    import torch
+
+    from clearwater.assembly import pick_device
+    from clearwater.data import BUILT_IN, load_images
+    from clearwater.denoisers import Clipped, Denoiser
+    from clearwater.likelihood import DensityDecoder, DiscretizedDecoder, estimate_bound
+    from clearwater.likelihood import bound as exact_bound
+    from clearwater.pictures import plot_bound, write_picture
+    from clearwater.training import RunFolder, load_denoiser
+
+    keep_freed_memory()
+    if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
+        raise InputError(f"The plot is a .png in a folder that exists, not '{plot}'.")
+    chosen = pick_device(device)
+    folder = RunFolder.open(run)
+    fixed = None if variance == "optimal" else variance
+    network = load_denoiser(folder, chosen, variance=fixed, weights=weights)
+    # The bound is a figure to be compared, so the network runs in the precision of its weights.
+    network = replace(network, autocast=None)
+    config = folder.config()
+    images = load_images(
+        data,
+        size=config.data.size,
+        channels=config.data.channels,
+        split="held_out" if data == BUILT_IN else "train",
+    )
+    x_0 = (images.images[:n].to(torch.float64) / 127.5 - 1).to(chosen)
+    if len(x_0) < 2:
+        raise InputError(f"'{data}' has one image, and a bound with its standard error takes at least two.")
+    if variance == "optimal":
+        network = replace(network, variance=_optimal(folder, network, clip=clip, weights=weights))
+    denoiser: Denoiser = Clipped(network) if clip else network
+    chain = denoiser.chain if levels is None else denoiser.chain.strided(levels)
+    of_pixels = DensityDecoder() if decoder == "density" else DiscretizedDecoder()
+    with live_line("bound") as report:
+
+        def progress(fraction: float) -> None:
+            report(fraction, f"{len(x_0)} images, {chain.T} levels")
+
+        size = batch or _BATCH
+        if budget is None:
+            result = exact_bound(
+                denoiser, x_0, chain=chain, decoder=of_pixels, seed=seed, batch=size, progress=progress
+            )
+        else:
+            result = estimate_bound(
+                denoiser, x_0, budget, chain=chain, decoder=of_pixels, seed=seed, batch=size, progress=progress
+            )
+    for warning in folder.warnings:
+        say(warning)
+    if plot is not None:
+        write_picture(plot, plot_bound(result, chain))
+    evaluated = {
+        "weights": weights,
+        "variance": variance or config.chain.variance,
+        "levels": chain.T,
+        "clipped": clip,
+        "decoder_kind": decoder,
+        "images": len(x_0),
+    }
+    if as_json:
+        print(json.dumps({**_terms(result), **evaluated}))
+    else:
+        _print_table(result, chain, evaluated)
+
+
+def _terms(result: Bound) -> dict[str, Any]:
+    return {
+        "total": result.total,
+        "prior": float(result.prior.mean()),
+        "rate": float(result.rate.mean()),
+        "decoder": float(result.decoder.mean()),
+        "kl": result.kl.tolist(),
+        "stderr": result.stderr,
+        "stderr_population": result.stderr_of_population,
+        "evaluations": result.evaluations,
+    }
+
+
+def _print_table(result: Bound, chain: Chain, evaluated: dict[str, Any]) -> None:
+    terms = _terms(result)
+    print(", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in evaluated.items()))
+    for label, name in (
+        ("prior    KL(q(x_T | x_0) ‖ p(x_T))", "prior"),
+        (f"rate     the KL terms of levels 2 to {chain.T}", "rate"),
+        ("decoder  -log p(x_0 | x_1), the distortion", "decoder"),
+        ("total", "total"),
+    ):
+        print(f"{label:45} {terms[name]:12.6f} bits/dim")
+    print(
+        f"± {result.stderr:.4f} for these images, ± {result.stderr_of_population:.4f} for all images like them; "
+        f"{result.evaluations:,} network evaluations"
+    )
+
+
+def _optimal(folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights: str) -> Optimal:
+    """The run's optimal variance: measured once on its own training images, and kept with it."""
+    from clearwater.data import load_images
+    from clearwater.denoisers import Clipped
+    from clearwater.likelihood import fit_optimal_variance
+
+    key = {"step": str(folder.model()[1]["step"]), "clipped": str(clip), "weights": weights}
+    stored = folder.load_variance(key)
+    if stored is not None:
+        return stored
+    data = folder.config().data
+    images = load_images(data.source, size=data.size, channels=data.channels).images
+    device = next(network.network.parameters()).device
+    with live_line("measuring the optimal variance") as report:
+        fitted = fit_optimal_variance(
+            Clipped(network) if clip else network,
+            (images.float() / 127.5 - 1).to(device),
+            progress=lambda fraction: report(fraction, "on training images"),
+        )
+    folder.save_variance(fitted, key)
+    return fitted
