@@ -76,10 +76,11 @@ class GaussianMixture:
                 f"A mixture of {K} Gaussians needs as many means and variances, not {len(self.means)} and "
                 f"{tuple(self.variances.shape)}."
             )
-        if not bool((self.weights > 0).all()) or abs(float(self.weights.sum()) - 1) > 1e-9:
+        if not bool((self.weights > 0).all()) or abs(float(self.weights.sum()) - 1) > 1e-6:
             raise InputError(f"The weights of a mixture are above zero and sum to 1, not {self.weights.tolist()}.")
         if not bool((self.variances >= 0).all()):
             raise InputError(f"The variances of a mixture are not below zero: {self.variances.tolist()}.")
+        object.__setattr__(self, "weights", self.weights / self.weights.sum())  # given in float32, say
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """`n` data, float64, shape (n, *shape)."""
@@ -119,7 +120,7 @@ class GaussianMixture:
 
 def gaussian_data(mean: Tensor, variance: float) -> GaussianMixture:
     """Data from N(mean, variance · I): a mixture of one. `mean` has the shape of one image."""
-    return GaussianMixture(torch.ones(1), mean.unsqueeze(0), torch.tensor([variance]))
+    return GaussianMixture(torch.ones(1), mean.unsqueeze(0), torch.tensor([variance], dtype=torch.float64))
 
 
 class ExactDenoiser(Denoiser):

@@ -1,0 +1,323 @@
+"""The bound: closed forms for Gaussian data, exact tails, an independent implementation, unbiased estimates."""
+
+import math
+from dataclasses import replace
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clearwater import (
+    X0,
+    Eps,
+    FixedLarge,
+    FixedSmall,
+    Gaussian,
+    InputError,
+    Mean,
+    NetworkDenoiser,
+    Score,
+    UNet,
+    V,
+    Velocity,
+    chain,
+)
+from clearwater.analytic import ExactDenoiser, gaussian_data
+from clearwater.chains import Chain
+from clearwater.likelihood import (
+    DensityDecoder,
+    DiscretizedDecoder,
+    bound,
+    estimate_bound,
+    fit_optimal_variance,
+    prior_term,
+    step_term,
+)
+from clearwater.schedules import VP
+from clearwater.targets import Target
+from clearwater.variances import LevelVariance, Optimal
+
+M, S2 = 0.2, 0.3  # data N(0.2, 0.3)
+DATA = gaussian_data(torch.full((1,), M, dtype=torch.float64), S2)
+LINEAR = chain("linear")
+
+
+def quadratic_points() -> tuple[Tensor, Tensor]:
+    """x_0 and eps over which the mean of any quadratic is its exact expectation: each at ± one deviation."""
+    signs = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
+    return M + math.sqrt(S2) * signs[:, :1], signs[:, 1:]
+
+
+def exact_error(levels: Chain) -> Tensor:
+    """E(x_0 - E[x_0 | x_t])² at levels 1..T of these data."""
+    alpha, sigma = levels.levels.alpha[1:], levels.levels.sigma[1:]
+    return S2 * sigma**2 / (alpha**2 * S2 + sigma**2)
+
+
+def expected_terms(levels: Chain, variance: LevelVariance) -> Tensor:
+    """The expected term of each step with the exact mean and the density decoder, in nats."""
+    pairs = levels.pairs
+    v_p = variance(pairs)
+    error = pairs.c_0**2 * exact_error(levels)
+    kl = 0.5 * ((v_p / pairs.posterior_variance).log() - 1 + pairs.posterior_variance / v_p + error / v_p)
+    kl[0] = 0.5 * ((2 * math.pi * v_p[0]).log() + error[0] / v_p[0]) - math.log(2 / 255)
+    return kl
+
+
+@pytest.mark.parametrize("levels", [LINEAR, LINEAR.strided(25), chain("cosine", 100)], ids=["1000", "25", "cosine"])
+@pytest.mark.parametrize("variance", [FixedSmall(), FixedLarge()], ids=["small", "large"])
+def test_every_term_of_gaussian_data_is_its_closed_form(levels: Chain, variance: LevelVariance) -> None:
+    denoiser = ExactDenoiser(DATA, levels, variance)
+    x_0, eps = quadratic_points()
+    terms = []
+    for k in range(1, levels.T + 1):
+        pair = levels.pair(k)
+        x_t = pair.t.noise(x_0, eps)
+        terms.append(step_term(x_0, x_t, denoiser.reverse(x_t, pair), pair, DensityDecoder()).mean())
+    torch.testing.assert_close(torch.stack(terms), expected_terms(levels, variance), rtol=1e-9, atol=1e-14)
+
+
+def test_the_prior_term_is_its_closed_form() -> None:
+    x_0, _ = quadratic_points()
+    alpha_bar = float(LINEAR.alpha_bar[-1])
+    by_hand = 0.5 * (alpha_bar * (M**2 + S2) - alpha_bar - math.log1p(-alpha_bar))
+    assert float(prior_term(x_0, LINEAR).mean()) == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_the_optimal_variance_is_that_of_the_exact_reverse_process() -> None:
+    for levels in (LINEAR, LINEAR.strided(10)):
+        # m_t = (alpha/sigma)² · the error of x_0, measured at all levels of the training chain
+        m = (LINEAR.levels.snr[1:]) * exact_error(LINEAR)
+        optimal = Optimal(LINEAR.levels.time[1:], m)
+        x_t = torch.zeros(1, 1, dtype=torch.float64)
+        for k in range(2, levels.T + 1):
+            truth = DATA.reverse(x_t, levels.pair(k)).moments().variance
+            assert float(optimal(levels.pair(k))) == pytest.approx(float(truth), rel=1e-9)
+
+
+def test_no_other_variance_beats_the_optimal_one() -> None:
+    m = LINEAR.levels.snr[1:] * exact_error(LINEAR)
+    levels = LINEAR.strided(20)
+    best = expected_terms(levels, Optimal(LINEAR.levels.time[1:], m))
+    for factor in (0.8, 1.25):
+        other = expected_terms(levels, _Scaled(Optimal(LINEAR.levels.time[1:], m), factor))
+        assert bool((other > best).all())
+
+
+class _Scaled(LevelVariance):
+    def __init__(self, variance: LevelVariance, factor: float) -> None:
+        self.variance, self.factor = variance, factor
+
+    def __call__(self, pair):  # type: ignore[no-untyped-def]
+        return self.variance(pair) * self.factor
+
+
+def test_the_optimal_variance_is_measured_without_bias() -> None:
+    data = gaussian_data(torch.full((1, 8, 8), M, dtype=torch.float64), S2)
+    x_0 = data.sample(2000, torch.Generator().manual_seed(0))
+    levels = chain("linear").strided(20)
+    fitted = fit_optimal_variance(ExactDenoiser(data, levels, FixedSmall()), x_0, images=500)
+    # 500 · 64 squared normal errors: relative standard error √(2/32000) < 1%
+    torch.testing.assert_close(fitted.error, levels.levels.snr[1:] * exact_error(levels), rtol=0.04, atol=0)
+
+
+def _from_one_hundredth(T: int) -> Chain:
+    """VP levels from t = 0.01 to 1, with data before them: the same range of noise for every T."""
+    return Chain(VP()(torch.cat([torch.zeros(1), torch.linspace(0.01, 1, T, dtype=torch.float64)])))
+
+
+def test_the_bound_falls_towards_the_continuous_one_from_above() -> None:
+    totals = [float(expected_terms(_from_one_hundredth(T), FixedSmall())[1:].sum()) for T in (50, 200, 800, 3200)]
+    # The limit: ½ ∫ SNR · E(x_0 - x̂_0)² d(log SNR) (Kingma et al. 2021, eq. 13).
+    fine = _from_one_hundredth(100_000)
+    integrand = 0.5 * fine.levels.snr[1:] * exact_error(fine)
+    limit = float(-torch.trapezoid(integrand, fine.levels.log_snr[1:]))
+    gaps = [total - limit for total in totals]
+    assert all(gap > 0 for gap in gaps)
+    # First order: a fourth of the step, about a fourth of the gap.
+    assert gaps[2] / gaps[3] == pytest.approx(4, rel=0.1)
+    assert gaps == sorted(gaps, reverse=True)
+
+
+class _Says(nn.Module):
+    """A network that is exact for the data, in the words of a target."""
+
+    def __init__(self, target: Target, levels: Chain) -> None:
+        super().__init__()
+        self.target, self.levels = target, levels
+        self.exact = ExactDenoiser(
+            gaussian_data(torch.full((1, 4, 4), M, dtype=torch.float64), S2), levels, FixedSmall()
+        )
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        t = self.levels.levels[(time * self.levels.T).round().long()]
+        prediction = self.exact(x, t)
+        return self.target.value(prediction.x_0, prediction.eps, t)
+
+
+def pixels(n: int, shape: tuple[int, ...] = (1, 4, 4), seed: int = 0) -> Tensor:
+    """Random 8-bit data on the grid."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, *shape), generator=rng).double() / 127.5 - 1
+
+
+def test_the_bound_is_the_same_for_all_six_targets() -> None:
+    levels = chain("linear", 100)
+    totals = [
+        bound(NetworkDenoiser(_Says(target, levels), levels, target, FixedSmall()), pixels(5)).per_image
+        for target in (Eps(), X0(), V(), Score(), Velocity(), Mean(levels))
+    ]
+    for other in totals[1:]:
+        torch.testing.assert_close(other, totals[0], rtol=1e-9, atol=0)
+
+
+def _mp_bin(x: float, mean: float, deviation: float) -> float:
+    with mpmath.workdps(60):
+        low = mpmath.mpf("-inf") if x <= -1 else (mpmath.mpf(x) - mpmath.mpf(1) / 255 - mean) / deviation
+        high = mpmath.mpf("inf") if x >= 1 else (mpmath.mpf(x) + mpmath.mpf(1) / 255 - mean) / deviation
+        if low > 0:
+            low, high = -high, -low
+        return float(mpmath.log(mpmath.ncdf(high) - mpmath.ncdf(low)))
+
+
+@pytest.mark.parametrize("deviation", [1e-3, 0.01, 0.3, 5.0])
+@pytest.mark.parametrize("mean", [-1.5, -0.3, 0.0, 0.9])
+def test_the_discretized_decoder_is_exact_to_the_far_tails(mean: float, deviation: float) -> None:
+    x = torch.arange(256, dtype=torch.float64)[::15] / 127.5 - 1
+    ours = DiscretizedDecoder()(x, Gaussian(torch.full_like(x, mean), torch.tensor(deviation**2, dtype=torch.float64)))
+    exact = torch.tensor([_mp_bin(value, mean, deviation) for value in x.tolist()], dtype=torch.float64)
+    assert float(exact.min()) < -1e5 or deviation > 1e-3  # the tails that are meant: 1,000 deviations out
+    torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("deviation", [0.003, 0.05, 2.0])
+def test_the_discretized_decoder_is_a_distribution_over_256_values(deviation: float) -> None:
+    x = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    log_p = DiscretizedDecoder()(
+        x, Gaussian(torch.full_like(x, 0.123), torch.tensor(deviation**2, dtype=torch.float64))
+    )
+    assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-12)
+
+
+def test_the_density_decoder_is_the_discretized_one_where_bins_are_small() -> None:
+    x = pixels(4)
+    reverse = Gaussian(x + 0.01, torch.tensor(1.0, dtype=torch.float64))
+    inner = x.abs() < 0.99
+    exact, approximate = DiscretizedDecoder()(x, reverse)[inner], DensityDecoder()(x, reverse)[inner]
+    # The error of the midpoint rule over a bin of half-width h: h²/6 · |second derivative of the density / density|.
+    torch.testing.assert_close(approximate, exact, rtol=0, atol=(1 / 255) ** 2)
+
+
+def _oracle(network: UNet, x_0: np.ndarray, eps: np.ndarray, k: int, large: bool) -> np.ndarray:
+    """One term by the formulas of the papers, with tables of beta, in nats per image (Ho et al. 2020, eqs. 6-13)."""
+    betas = np.linspace(1e-4, 0.02, 1000)
+    alpha_bar = np.cumprod(1 - betas)
+    before = np.append(1.0, alpha_bar[:-1])
+    posterior_variance = betas * (1 - before) / (1 - alpha_bar)
+    log_small = np.log(np.append(posterior_variance[1], posterior_variance[1:]))
+    log_large = np.log(np.append(posterior_variance[1], betas[1:]))
+    i = k - 1
+    x_t = np.sqrt(alpha_bar[i]) * x_0 + np.sqrt(1 - alpha_bar[i]) * eps
+    time = torch.full((len(x_0),), k / 1000)
+    with torch.no_grad():
+        said = network(torch.from_numpy(x_t).float(), time).double().numpy()
+    predicted = np.clip(np.sqrt(1 / alpha_bar[i]) * x_t - np.sqrt(1 / alpha_bar[i] - 1) * said, -1, 1)
+    c_0 = betas[i] * np.sqrt(before[i]) / (1 - alpha_bar[i])
+    c_t = (1 - before[i]) * np.sqrt(1 - betas[i]) / (1 - alpha_bar[i])
+    true_mean, mean = c_0 * x_0 + c_t * x_t, c_0 * predicted + c_t * x_t
+    log_p = (log_large if large else log_small)[i]
+    log_q = log_small[i]
+    if k > 1:
+        kl = 0.5 * (-1 + log_p - log_q + np.exp(log_q - log_p) + (true_mean - mean) ** 2 * np.exp(-log_p))
+        return kl.reshape(len(x_0), -1).sum(1)
+    total = np.array(
+        [
+            [_mp_bin(float(x), float(m), math.exp(0.5 * log_p)) for x, m in zip(xs, ms, strict=True)]
+            for xs, ms in zip(x_0.reshape(len(x_0), -1), mean.reshape(len(x_0), -1), strict=True)
+        ]
+    )
+    return -total.sum(1)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+def test_every_term_of_a_random_network_is_that_of_an_independent_implementation(large: bool) -> None:
+    from clearwater import Clipped
+
+    torch.manual_seed(0)
+    network = UNet(1, 16, (1, 2), 1, (), group_size=16, dropout=0.0)
+    nn.init.normal_(network.last.weight, std=0.3)
+    network.eval()
+    variance = FixedLarge() if large else FixedSmall()
+    denoiser = Clipped(NetworkDenoiser(network, LINEAR, Eps(), variance))
+    x_0 = pixels(3, (1, 6, 6))
+    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for k in (1, 2, 3, 10, 349, 999, 1000):
+        pair = LINEAR.pair(k)
+        x_t = pair.t.noise(x_0, eps)
+        with torch.no_grad():
+            ours = step_term(x_0, x_t, denoiser.reverse(x_t, pair), pair, DiscretizedDecoder())
+        theirs = _oracle(network, x_0.numpy(), eps.numpy(), k, large)
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5)
+
+
+def test_the_estimate_is_unbiased_and_knows_its_error() -> None:
+    levels = chain("linear").strided(200)
+    data = gaussian_data(torch.full((1, 4, 4), M, dtype=torch.float64), S2)
+    denoiser = ExactDenoiser(data, levels, FixedSmall())
+    x_0 = pixels(40)
+    exact = np.mean([bound(denoiser, x_0, seed=seed).total for seed in range(100, 104)])
+    estimates = [estimate_bound(denoiser, x_0, 40 * 20, seed=seed) for seed in range(20)]
+    z = np.array([(estimate.total - exact) / estimate.stderr for estimate in estimates])
+    assert np.abs(z).max() < 4  # 20 normal draws, and the little noise that is left in the exact one
+    assert abs(z.mean()) < 1.2  # a bias of a third of the standard error would show as 1.5 = 0.33·√20
+    assert 0.5 < z.std() < 1.7
+    assert all(estimate.evaluations <= 40 * 20 for estimate in estimates)
+
+
+def test_a_budget_that_is_too_small_is_refused() -> None:
+    with pytest.raises(InputError, match="at least 50"):
+        estimate_bound(ExactDenoiser(DATA, LINEAR, FixedSmall()), pixels(10, (1,)), 12)
+
+
+def test_total_is_the_sum_of_its_terms() -> None:
+    denoiser = ExactDenoiser(
+        gaussian_data(torch.full((1, 4, 4), M, dtype=torch.float64), S2), LINEAR.strided(10), FixedLarge()
+    )
+    result = bound(denoiser, pixels(6))
+    assert float(result.rate.mean()) == pytest.approx(float(result.kl.sum()), rel=1e-12)
+    assert result.total == pytest.approx(
+        float(result.prior.mean()) + float(result.kl.sum()) + float(result.decoder.mean()), rel=1e-12
+    )
+    assert result.evaluations == 60
+
+
+@pytest.mark.parametrize("off", [0.001, 1.0])
+def test_data_off_the_8_bit_grid_are_refused(off: float) -> None:
+    denoiser = ExactDenoiser(
+        gaussian_data(torch.full((1, 4, 4), M, dtype=torch.float64), S2), LINEAR.strided(10), FixedLarge()
+    )
+    with pytest.raises(InputError, match="8-bit"):
+        bound(denoiser, pixels(2) + off)
+
+
+def test_float32_pixels_are_on_the_grid() -> None:
+    denoiser = ExactDenoiser(
+        gaussian_data(torch.full((1, 4, 4), M, dtype=torch.float64), S2), LINEAR.strided(10), FixedLarge()
+    )
+    torch.testing.assert_close(
+        bound(denoiser, pixels(2).float()).per_image, bound(denoiser, pixels(2)).per_image, rtol=0, atol=0
+    )
+
+
+def test_clipping_changes_the_bound_and_nothing_else_does() -> None:
+    from clearwater import Clipped
+
+    torch.manual_seed(0)
+    network = UNet(1, 16, (1,), 1, (), group_size=16, dropout=0.0)
+    nn.init.normal_(network.last.weight, std=0.3)
+    denoiser = NetworkDenoiser(network.eval(), LINEAR.strided(10), Eps(), FixedSmall())
+    x_0 = pixels(3)
+    assert bound(Clipped(denoiser), x_0).total < bound(denoiser, x_0).total
+    assert bound(replace(denoiser), x_0, batch=2).total != bound(denoiser, x_0, seed=1).total
