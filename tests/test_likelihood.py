@@ -41,6 +41,7 @@ from clearwater.variances import LevelVariance, Optimal
 
 M, S2 = 0.2, 0.3  # data N(0.2, 0.3)
 DATA = gaussian_data(torch.full((1,), M, dtype=torch.float64), S2)
+IMAGES = gaussian_data(torch.full((1, 4, 4), M, dtype=torch.float64), S2)
 LINEAR = chain("linear")
 
 
@@ -147,9 +148,7 @@ class _Says(nn.Module):
     def __init__(self, target: Target, levels: Chain) -> None:
         super().__init__()
         self.target, self.levels = target, levels
-        self.exact = ExactDenoiser(
-            gaussian_data(torch.full((1, 4, 4), M, dtype=torch.float64), S2), levels, FixedSmall()
-        )
+        self.exact = ExactDenoiser(IMAGES, levels, FixedSmall())
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         t = self.levels.levels[(time * self.levels.T).round().long()]
@@ -264,8 +263,7 @@ def test_every_term_of_a_random_network_is_that_of_an_independent_implementation
 
 def test_the_estimate_is_unbiased_and_knows_its_error() -> None:
     levels = chain("linear").strided(200)
-    data = gaussian_data(torch.full((1, 4, 4), M, dtype=torch.float64), S2)
-    denoiser = ExactDenoiser(data, levels, FixedSmall())
+    denoiser = ExactDenoiser(IMAGES, levels, FixedSmall())
     x_0 = pixels(40)
     exact = np.mean([bound(denoiser, x_0, seed=seed).total for seed in range(100, 104)])
     estimates = [estimate_bound(denoiser, x_0, 40 * 20, seed=seed) for seed in range(20)]
