@@ -33,11 +33,11 @@ every_chain = pytest.mark.parametrize("levels", CHAINS.values(), ids=CHAINS.keys
 
 def test_linear_chain_has_the_anchors_of_the_paper():
     levels = linear(1000)
-    assert float(levels.alpha_bar[-1]) == pytest.approx(4.035829765e-5, rel=1e-9)
+    assert float(levels.alpha_bar[-1]) == pytest.approx(4.035829765e-5, rel=1e-9, abs=0)
     assert float(levels.pairs.posterior_variance[0]) == 0
-    assert float(levels.pairs.posterior_variance[1]) == pytest.approx(5.45318766e-5, rel=1e-9)
-    assert float(levels.beta[0]) == pytest.approx(1e-4, rel=1e-11)
-    assert float(levels.beta[-1]) == pytest.approx(0.02, rel=1e-12)
+    assert float(levels.pairs.posterior_variance[1]) == pytest.approx(5.45318766e-5, rel=1e-9, abs=0)
+    assert float(levels.beta[0]) == pytest.approx(1e-4, rel=1e-11, abs=0)
+    assert float(levels.beta[-1]) == pytest.approx(0.02, rel=1e-12, abs=0)
 
 
 def test_half_linear_chain_ends_at_exp_minus_five():
@@ -62,7 +62,7 @@ def test_weight_of_the_noise_error_has_its_anchors():
 
 def test_cosine_chain_clips_only_its_last_beta_at_0_999():
     beta = cosine(1000).beta
-    assert float(beta[-1]) == pytest.approx(0.999, rel=1e-14)
+    assert float(beta[-1]) == pytest.approx(0.999, rel=1e-14, abs=0)
     assert float(beta[:-1].max()) < 0.999
 
 
@@ -81,8 +81,8 @@ def test_sigmoid_chain_follows_jabri_s_formula_below_the_clip():
         return (logistic(end) - logistic(t * (end - start) + start)) / (logistic(end) - logistic(start))
 
     alpha_bar = sigmoid(1000).alpha_bar
-    assert alpha_bar[:-1].tolist() == pytest.approx([gamma(k / 1000) for k in range(1000)], rel=1e-9)
-    assert float(alpha_bar[500]) == pytest.approx(0.5, rel=1e-12)
+    assert alpha_bar[:-1].tolist() == pytest.approx([gamma(k / 1000) for k in range(1000)], rel=1e-9, abs=0)
+    assert float(alpha_bar[500]) == pytest.approx(0.5, rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_marginal_is_t_applications_of_the_transition(levels):
     for k in range(levels.T):
         a, v = float(pairs.transition_coefficient[k]), float(pairs.transition_variance[k])
         coefficient, variance = a * coefficient, a * a * variance + v
-        assert coefficient == pytest.approx(float(levels.levels.alpha[k + 1]), rel=1e-12)
-        assert variance == pytest.approx(float(levels.levels.sigma[k + 1]) ** 2, rel=1e-12)
+        assert coefficient == pytest.approx(float(levels.levels.alpha[k + 1]), rel=1e-12, abs=0)
+        assert variance == pytest.approx(float(levels.levels.sigma[k + 1]) ** 2, rel=1e-12, abs=0)
 
 
 @every_chain
@@ -121,11 +121,11 @@ def test_a_chain_of_betas_gives_the_betas_back_and_preserves_variance(beta):
     # alpha_bar near 0 leaves log-SNR an absolute error of 1e-16 times its size, hence the second term.
     slack = 1e-14 * (1 + abs(float(levels.levels.log_snr[-1])))
     for k, b in enumerate(beta):
-        assert float(levels.beta[k]) == pytest.approx(b, rel=slack / b)
+        assert float(levels.beta[k]) == pytest.approx(b, rel=slack / b, abs=0)
     total = levels.levels.alpha.square() + levels.levels.sigma.square()
     torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-14, atol=0)
     product = math.prod(1 - b for b in beta)
-    assert float(levels.alpha_bar[-1]) == pytest.approx(product, rel=1e-12)
+    assert float(levels.alpha_bar[-1]) == pytest.approx(product, rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize("K", [1, 2, 7, 10, 50, 999, 1000])
@@ -152,8 +152,8 @@ def test_strided_pairs_are_the_composition_of_the_pairs_between(name):
             a = float(step.transition_coefficient)
             coefficient, variance = a * coefficient, a * a * variance + float(step.transition_variance)
         pair = strided.pair(j)
-        assert float(pair.transition_coefficient) == pytest.approx(coefficient, rel=1e-12)
-        assert float(pair.transition_variance) == pytest.approx(variance, rel=1e-12)
+        assert float(pair.transition_coefficient) == pytest.approx(coefficient, rel=1e-12, abs=0)
+        assert float(pair.transition_variance) == pytest.approx(variance, rel=1e-12, abs=0)
 
 
 @every_chain
@@ -173,10 +173,17 @@ def test_every_pair_of_a_chain_carries_the_posterior_variance_of_its_second_pair
     assert linear(1000).strided(1).pair(1).decoder_variance is None
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"), [("linear", 1), ("half_linear", 1), ("short", 1), ("vp", 1), ("flow", 1), ("ve", 80.0**2)]
+)
+def test_the_prior_is_standard_normal_unless_the_variance_explodes(name, expected):
+    assert float(CHAINS[name].prior_variance) == pytest.approx(expected, rel=1e-14, abs=0)
+
+
 def test_a_chain_of_another_length_ends_at_about_the_same_noise():
     """Half the steps at twice the rate: -log alpha_bar_T = Σ beta + ½ Σ beta² + …, and Σ beta is the same."""
     for make in (linear, half_linear):
-        assert float(make(500).beta.sum()) == pytest.approx(float(make(1000).beta.sum()), rel=2e-3)
+        assert float(make(500).beta.sum()) == pytest.approx(float(make(1000).beta.sum()), rel=2e-3, abs=0)
         assert float(make(500).levels.log_snr[-1]) == pytest.approx(float(make(1000).levels.log_snr[-1]), abs=0.1)
 
 

@@ -226,9 +226,9 @@ def test_the_text_holds_what_is_set_and_nothing_else(config: Config) -> None:
 
 
 def test_an_error_in_a_text_names_where_it_came_from() -> None:
-    with pytest.raises(InputError, match="old/config.toml"):
+    with pytest.raises(InputError, match=r"old/config\.toml"):
         Config.from_toml("[model]\nwidth = 4", "old/config.toml")
-    with pytest.raises(InputError, match="old/config.toml"):
+    with pytest.raises(InputError, match=r"old/config\.toml"):
         Config.from_toml("[model", "old/config.toml")
 
 

@@ -17,7 +17,7 @@ from clearwater.gaussians import Gaussian
 from clearwater.process import marginal
 
 means = st.floats(-5, 5)
-log_variances = st.floats(-8, 8)
+log_variances = st.floats(-3, 3)
 
 
 def gaussian(mean, variance, dtype=torch.float64):
@@ -41,7 +41,7 @@ def test_kl_is_the_mean_difference_of_the_log_densities(m_q, l_q, m_p, l_p):
     x = q.sample(torch.from_numpy(nodes))
     expected = ((q.log_prob(x) - p.log_prob(x)) * torch.from_numpy(weights / weights.sum())).sum()
     scale = 1 + float(p.log_prob(x).abs().max())
-    assert float(q.kl(p)) == pytest.approx(float(expected), abs=1e-13 * scale)
+    assert float(q.kl(p)) == pytest.approx(float(expected), abs=1e-12 * scale)
 
 
 @settings(deadline=None)
@@ -59,7 +59,7 @@ def test_kl_keeps_its_digits_where_the_variances_are_almost_equal(v_q, closeness
     v_p = v_q * (1 + closeness)
     u = float((Fraction(v_q) - Fraction(v_p)) / Fraction(v_p))
     series = sum((-1) ** n * u**n / (2 * n) for n in range(2, 12))
-    assert float(gaussian(0.3, v_q).kl(gaussian(0.3, v_p))) == pytest.approx(series, rel=digits)
+    assert float(gaussian(0.3, v_q).kl(gaussian(0.3, v_p))) == pytest.approx(series, rel=digits, abs=0)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_kl_keeps_its_digits_where_the_variances_are_almost_equal(v_q, closeness
 def test_kl_is_right_where_the_variances_are_far_apart(v_q, v_p, dtype):
     q, p = gaussian(0.5, v_q, dtype), gaussian(0.5, v_p, dtype)
     expected = 0.5 * (math.log(v_p) - math.log(v_q) - 1 + v_q / v_p)
-    assert float(q.kl(p)) == pytest.approx(expected, rel=1e-6 if dtype == torch.float32 else 1e-12)
+    assert float(q.kl(p)) == pytest.approx(expected, rel=1e-6 if dtype == torch.float32 else 1e-12, abs=0)
 
 
 @settings(deadline=None)
@@ -91,7 +91,7 @@ def test_log_density_and_entropy_agree_with_scipy(mean, log_variance, x):
 def test_a_sample_has_the_quantiles_of_the_distribution():
     quantiles = np.linspace(0.01, 0.99, 25)
     drawn = gaussian(-0.7, 2.5).sample(torch.from_numpy(stats.norm.ppf(quantiles)))
-    assert stats.norm.cdf(drawn.numpy(), loc=-0.7, scale=math.sqrt(2.5)) == pytest.approx(quantiles, rel=1e-12)
+    assert stats.norm.cdf(drawn.numpy(), loc=-0.7, scale=math.sqrt(2.5)) == pytest.approx(quantiles, rel=1e-12, abs=0)
 
 
 def test_a_point_is_its_own_sample():
@@ -133,4 +133,4 @@ def test_the_prior_term_of_the_linear_chain_is_7e_6_bits_per_dimension():
     for levels in (linear(1000), half_linear(1000)):
         a = float(levels.alpha_bar[-1])
         formula = 0.5 * (a * 0.25 - a - math.log1p(-a))
-        assert marginal(x_0, levels.levels[levels.T]).kl(prior).mean().item() == pytest.approx(formula, rel=1e-9)
+        assert marginal(x_0, levels.levels[levels.T]).kl(prior).mean().item() == pytest.approx(formula, rel=1e-9, abs=0)

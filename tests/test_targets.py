@@ -69,7 +69,7 @@ def test_the_rows_are_those_of_the_table(alpha, sigma, x_0, eps):
         Velocity(): eps - x_0,
     }
     for target, y in expected.items():
-        value = target.value(torch.tensor([[x_0]]).double(), torch.tensor([[eps]]).double(), t)
+        value = target.value(*torch.tensor([[[x_0]], [[eps]]], dtype=torch.float64), t)
         assert float(value) == pytest.approx(y, rel=1e-14, abs=1e-14), type(target).__name__
 
 
@@ -167,7 +167,7 @@ def test_noise_targets_are_refused_at_zero_terminal_snr(target, k):
 def test_targets_that_divide_by_sigma_are_refused_at_data(target):
     x_t = torch.ones(1, 1)
     with pytest.raises(InputError, match="says nothing"):
-        target.solve(x_t, x_t, linear(10 * 10).levels[0])
+        target.solve(x_t, x_t, linear(100).levels[0])
 
 
 @pytest.mark.parametrize("target", [V(), Velocity()], ids=["v", "velocity"])
@@ -193,6 +193,18 @@ def test_a_prediction_of_a_given_x_0_lies_on_x_t(levels):
     # eps itself keeps fewer digits where sigma is small.
     same = prediction_from_x_0(x_0, x_t, t).eps
     assert bool(((same - eps).abs() <= per_image(1e-14 * (1 + 1 / t.sigma))).all())
+
+
+def test_channels_beyond_the_image_s_are_kept_apart():
+    t = linear(100).levels[50]
+    generator = torch.Generator().manual_seed(0)
+    x_t, y, beyond = torch.randn(3, 2, 3, 4, 4, generator=generator)
+    for target in (Eps(), V(), Mean(linear(100))):
+        plain, doubled = target.solve(x_t, y, t), target.solve(x_t, torch.cat([y, beyond], 1), t)
+        assert torch.equal(plain.x_0, doubled.x_0)
+        assert torch.equal(plain.eps, doubled.eps)
+        assert torch.equal(doubled.extra, beyond)
+        assert plain.extra is None
 
 
 def test_a_step_from_the_mean_target_is_the_step_of_the_posterior():

@@ -13,7 +13,7 @@ both = pytest.mark.parametrize("rule", [FixedLarge(), FixedSmall()], ids=["large
 
 @both
 def test_at_data_both_are_the_posterior_variance_of_the_second_step(rule):
-    assert float(rule(linear(1000).pair(1))) == pytest.approx(5.45318766e-5, rel=1e-9)
+    assert float(rule(linear(1000).pair(1))) == pytest.approx(5.45318766e-5, rel=1e-9, abs=0)
 
 
 @both
@@ -23,7 +23,7 @@ def test_at_data_a_strided_chain_takes_the_posterior_variance_of_its_own_second_
     alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
     first, second = float(alpha_bar[stride - 1]), float(alpha_bar[2 * stride - 1])
     expected = (1 - first) / (1 - second) * (1 - second / first)
-    assert float(rule(linear(1000).strided(K).pair(1))) == pytest.approx(expected, rel=1e-11)
+    assert float(rule(linear(1000).strided(K).pair(1))) == pytest.approx(expected, rel=1e-11, abs=0)
 
 
 def test_above_data_they_are_beta_and_beta_tilde_of_ho():
@@ -34,7 +34,7 @@ def test_above_data_they_are_beta_and_beta_tilde_of_ho():
     torch.testing.assert_close(FixedLarge()(pairs)[1:], beta[1:], rtol=1e-11, atol=0)
     torch.testing.assert_close(FixedSmall()(pairs)[1:], beta_tilde, rtol=1e-11, atol=0)
     for rule in (FixedLarge(), FixedSmall()):
-        assert float(rule(pairs)[0]) == pytest.approx(float(beta_tilde[0]), rel=1e-11)
+        assert float(rule(pairs)[0]) == pytest.approx(float(beta_tilde[0]), rel=1e-11, abs=0)
 
 
 def test_the_rule_at_data_changes_only_the_pairs_at_data():
@@ -50,14 +50,14 @@ def test_the_rule_at_data_changes_only_the_pairs_at_data():
 def test_without_a_decoder_variance_they_are_what_the_formulas_say_at_data():
     levels = linear(1000).levels
     pair = Pair(levels[0], levels[1])
-    assert float(FixedLarge()(pair)) == pytest.approx(1e-4, rel=1e-11)
+    assert float(FixedLarge()(pair)) == pytest.approx(1e-4, rel=1e-11, abs=0)
     assert float(FixedSmall()(pair)) == 0
 
 
 @pytest.mark.parametrize("levels", [linear(1000), Chain.from_schedule(VP(), 1000)], ids=["linear", "vp"])
 def test_a_chain_of_one_step_has_no_second_pair_to_take_from(levels):
     pair = levels.strided(1).pair(1)
-    assert float(FixedLarge()(pair)) == pytest.approx(float(levels.levels.sigma[-1]) ** 2, rel=1e-14)
+    assert float(FixedLarge()(pair)) == pytest.approx(float(levels.levels.sigma[-1]) ** 2, rel=1e-14, abs=0)
     assert float(FixedSmall()(pair)) == 0
 
 
@@ -68,18 +68,20 @@ def test_large_is_the_true_reverse_variance_of_normal_data(K):
     for k in (2, K // 2 + 1, K):
         pair = levels.pair(k)
         a = float(pair.t.alpha / pair.s.alpha)
-        assert float(FixedLarge()(pair)) == pytest.approx(1 - a * a, rel=1e-10)
+        assert float(FixedLarge()(pair)) == pytest.approx(1 - a * a, rel=1e-10, abs=0)
 
 
 @pytest.mark.parametrize(
-    "levels", [linear(1000), linear(1000).strided(30), Chain.from_schedule(RectifiedFlow(), 40)], ids=["linear", "strided", "flow"]
+    "levels",
+    [linear(1000), linear(1000).strided(30), Chain.from_schedule(RectifiedFlow(), 40)],
+    ids=["linear", "strided", "flow"],
 )
 def test_small_is_the_true_reverse_variance_of_a_single_point(levels):
     """Then Var(x_s) = sigma_s² and Cov(x_s, x_t) = a sigma_s²."""
     for k in (2, levels.T // 2, levels.T):
         pair = levels.pair(k)
         s, t, a = float(pair.s.sigma) ** 2, float(pair.t.sigma) ** 2, float(pair.t.alpha / pair.s.alpha)
-        assert float(FixedSmall()(pair)) == pytest.approx(s - (a * s) ** 2 / t, rel=1e-10)
+        assert float(FixedSmall()(pair)) == pytest.approx(s - (a * s) ** 2 / t, rel=1e-10, abs=0)
 
 
 @pytest.mark.parametrize(("index", "expected"), [(0, 0.0), (487, 0.00979), (999, 0.02)])

@@ -39,7 +39,7 @@ _HOME = {
     "marginal": "clearwater.process",
     "posterior": "clearwater.process",
     "sample": "clearwater.sampling",
-    "sampling": "clearwater.sampling",
+    "sampling_states": "clearwater.sampling",
     "transition": "clearwater.process",
 }
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from clearwater.networks import UNet
     from clearwater.objectives import LowDiscrepancy, MinSNR, Objective
     from clearwater.process import marginal, posterior, transition
-    from clearwater.sampling import Ancestral, sample, sampling
+    from clearwater.sampling import Ancestral, sample, sampling_states
     from clearwater.targets import X0, Eps, Mean, Prediction, Score, V, Velocity
     from clearwater.training import EMA, Trainer, load_denoiser
     from clearwater.variances import FixedLarge, FixedSmall
@@ -92,7 +92,7 @@ __all__ = [
     "marginal",
     "posterior",
     "sample",
-    "sampling",
+    "sampling_states",
     "transition",
 ]
 

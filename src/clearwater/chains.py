@@ -53,7 +53,7 @@ class Chain:
             )
         log_alpha_bar = torch.cat([beta.new_zeros(1), torch.log1p(-beta).cumsum(0)])
         time = torch.linspace(0, 1, len(beta) + 1, dtype=torch.float64)
-        return cls(Level((log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt(), time))
+        return cls(Level((log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).abs().sqrt(), time))
 
     @classmethod
     def from_schedule(cls, schedule: Schedule, T: int) -> Chain:
@@ -95,7 +95,7 @@ class Chain:
             k: integer levels in 1..T, shape () or (B,).
         """
         k = torch.as_tensor(k)
-        if k.numel() and (int(k.min()) < 1 or int(k.max()) > self.T):
+        if k.is_floating_point() or (k.numel() and (int(k.min()) < 1 or int(k.max()) > self.T)):
             raise InputError(f"A step of this chain is a whole number from 1 to {self.T}, not {k.tolist()}.")
         # The posterior variance of step 1 is zero; Ho's code uses that of step 2 there.
         decoder = Pair(self.levels[1], self.levels[2]).posterior_variance if self.T > 1 else None

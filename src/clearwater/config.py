@@ -38,7 +38,7 @@ Size = Annotated[tuple[Count, Count], BeforeValidator(_square)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _setting(default: Any, description: str, **limits: Any) -> Any:
@@ -93,7 +93,7 @@ class ObjectiveConfig(_Section):
     weight: Literal["unweighted", "min_snr"] = _setting(
         "unweighted", "unweighted (with eps: L_simple), or min_snr: min(SNR, gamma) on the error of x_0"
     )
-    gamma: float = _setting(5.0, "of min_snr", gt=0)
+    gamma: float = _setting(5.0, "of min_snr", gt=0, allow_inf_nan=True)
     times: Literal["uniform", "low_discrepancy"] = _setting(
         "uniform", "uniform, or low_discrepancy: uniform too, but spread evenly over a batch"
     )
@@ -174,18 +174,23 @@ def resolve(
     """
     if recipe not in recipe_names():
         raise InputError(f"There is no recipe named '{recipe}': choose one of {', '.join(recipe_names())}.")
-    layers = [_parsed((files("clearwater.recipes") / f"{recipe}.toml").read_text(), f"recipe {recipe}")]
+    of_recipe = (files("clearwater.recipes") / f"{recipe}.toml").read_text()
+    layers = [(f"recipe {recipe}", _parsed(of_recipe, f"recipe {recipe}"))]
     if file is not None:
         try:
-            layers.append(_parsed(file.read_text(), str(file)))
+            layers.append((str(file), _parsed(file.read_text(), str(file))))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"The configuration file '{file}' cannot be read: {error}.") from None
-    layers.extend(_assignment(text) for text in sets)
-    layers.extend(_nested(name, value) for name, value in (options or {}).items() if value is not None)
+    layers.extend((f"--set {text}", _assignment(text)) for text in sets)
+    of_options: dict[str, Any] = {}  # one layer: two ends among them contradict each other
+    for name, value in (options or {}).items():
+        if value is not None:
+            _merge(of_options, _nested(name, value))
+    layers.append(("the options", of_options))
     merged: dict[str, Any] = {}
-    for layer in layers:
-        ends = layer.get("training")
-        if isinstance(ends, dict) and {"steps", "minutes"} & ends.keys():
+    for origin, layer in layers:
+        _validated(layer, origin)
+        if {"steps", "minutes"} & layer.get("training", {}).keys():
             # The end that a later layer sets replaces the one before, in whichever unit that was.
             for name in ("steps", "minutes"):
                 merged.get("training", {}).pop(name, None)

@@ -63,6 +63,9 @@ class NetworkDenoiser(Denoiser):
     variance: Variance
     autocast: torch.dtype | None = None
 
+    def __post_init__(self) -> None:
+        self.target.system(self.chain.levels[1:])  # refuses a target that has no meaning on the chain
+
     def output(self, x_t: Tensor, t: Level) -> Tensor:
         """What the network says, in the dtype of `x_t`: y, and extra channels if it has them."""
         # A float64 state is the solver's, not the network's.

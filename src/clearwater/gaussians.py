@@ -43,9 +43,11 @@ class Gaussian:
         """KL(self ‖ other) in nats, per element: ½[log(v_p/v_q) - 1 + v_q/v_p + (μ_q - μ_p)²/v_p]."""
         self._refuse_points("a KL divergence")
         other._refuse_points("a KL divergence")
-        # log r - 1 + 1/r loses every digit near r = 1 unless log and ratio share the same small number.
-        excess = self.variance / other.variance - 1
-        return 0.5 * (excess - torch.log1p(excess) + (self.mean - other.mean).square() / other.variance)
+        # r - 1 - log r loses every digit near r = 1 unless both come from the same small number; far from 1
+        # it is the other way round, since r - 1 loses what is small in r.
+        excess = (self.variance - other.variance) / other.variance
+        log_ratio = torch.where(excess.abs() < 0.5, torch.log1p(excess), self.variance.log() - other.variance.log())
+        return 0.5 * (excess - log_ratio + (self.mean - other.mean).square() / other.variance)
 
     def _refuse_points(self, what: str) -> None:
         if not bool((self.variance > 0).all()):

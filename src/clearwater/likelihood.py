@@ -161,7 +161,7 @@ def bound(
     for k in range(1, K + 1):
         pair = chain.pair(k)
         for first, part in _batches(x_0, batch):
-            rng = generator(seed, k, first, device=x_0.device)
+            rng = generator(seed, "exact", k, first, device=x_0.device)
             terms[k - 1, first : first + len(part)] = _evaluate(denoiser, part, pair, decoder, rng).cpu()
         if progress is not None:
             progress(k / K)
@@ -211,7 +211,7 @@ def estimate_bound(
     m = (budget - pilot) // (2 * N) - 1  # levels above the first, an image and a half
     if m < 1:
         raise InputError(f"A budget of {budget} evaluations is too small for {N} images: give at least {5 * N}.")
-    rng = generator(seed, device="cpu")
+    rng = generator(seed, "levels")
     proposal = _proposal(denoiser, x_0, chain, pilot, rng, batch)
     cumulative = proposal.cumsum(0)
     halves = torch.zeros(2, N, dtype=torch.float64)
@@ -224,7 +224,7 @@ def estimate_bound(
             for first, part in _batches(x_0, batch):
                 own = slice(first, first + len(part))
                 k = torch.ones(len(part), dtype=torch.long) if j == m else drawn[own, j] + 2
-                noise = generator(seed, 1 + half, j, first, device=x_0.device)
+                noise = generator(seed, "half", half, j, first, device=x_0.device)
                 value = _evaluate(denoiser, part, chain.pair(k), decoder, noise).cpu()
                 if j == m:
                     decoders[half, own] = value
@@ -331,9 +331,9 @@ def fit_optimal_variance(
     chain = denoiser.chain
     error = torch.empty(chain.T, dtype=torch.float64)
     for k in range(1, chain.T + 1):
-        rng = generator(seed, k)
+        rng = generator(seed, "images", k)
         picked = x_0[torch.randint(len(x_0), (images,), generator=rng).to(x_0.device)]
-        on_device = generator(seed, k, 1, device=x_0.device)
+        on_device = generator(seed, "noise", k, device=x_0.device)
         total = 0.0
         for _, part in _batches(picked, batch):
             eps = torch.randn(part.shape, generator=on_device, device=part.device, dtype=part.dtype)

@@ -72,9 +72,9 @@ class MinSNR(Weight):
             raise InputError(f"The gamma of min-SNR weighting is above zero, not {self.gamma}.")
 
     def __call__(self, target: Target, t: Level) -> Tensor:
-        a, b = target.row(t)
+        _, _, det = target.system(t)
         # An error of 1 in y is an error of sigma / det in x_0 (targets.py).
-        return t.snr.clamp(max=self.gamma) * (t.sigma / (t.alpha * b - t.sigma * a)).square()
+        return t.snr.clamp(max=self.gamma) * (t.sigma / det).square()
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,24 @@ on the batch it was made in.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 __all__ = ["ImageNoise", "derived_seed", "generator"]
 
 
-def derived_seed(seed: int, *key: int) -> int:
-    """A 63-bit seed for this key; different keys give independent streams (numpy's SeedSequence)."""
-    return int(np.random.SeedSequence([seed, *key]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def derived_seed(seed: int, *purpose: str | int) -> int:
+    """A 63-bit seed for this purpose, such as ("image", 7): a hash, so different purposes have unrelated streams."""
+    digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
-def generator(seed: int, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of its own for this seed and key."""
-    return torch.Generator(device).manual_seed(derived_seed(seed, *key))
+def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of its own for this seed and purpose."""
+    return torch.Generator(device).manual_seed(derived_seed(seed, *purpose))
 
 
 class ImageNoise:
@@ -38,7 +39,7 @@ class ImageNoise:
     """
 
     def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int], device: torch.device | str) -> None:
-        self._generators = [generator(seed, index) for index in indices]
+        self._generators = [generator(seed, "image", index) for index in indices]
         self._shape = tuple(shape)
         self._device = torch.device(device)
 

@@ -54,12 +54,12 @@ class Target(ABC):
         a, b = self.row(t)
         return scale(a, x_0) + scale(b, eps)
 
-    def solve(self, x_t: Tensor, y: Tensor, t: Level) -> Prediction:
-        """x_0 and eps of a network's output `y` at `x_t`, shape (B, C, ...).
+    def system(self, t: Level) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, b, det) of the 2 × 2 system at level `t`.
 
-        `y` has the shape of `x_t`; channels that it has beyond those go to the prediction's `extra`.
+        Raises:
+            InputError: it has no solution: the target does not determine x_0 there.
         """
-        y, extra = y[:, : x_t.shape[1]], y[:, x_t.shape[1] :] if y.shape[1] > x_t.shape[1] else None
         a, b = self.row(t)
         det = t.alpha * b - t.sigma * a
         if not bool((det.isfinite() & (det != 0)).all()):
@@ -67,6 +67,15 @@ class Target(ABC):
                 f"The target {type(self).__name__} says nothing about x_0 at a level with alpha = "
                 f"{t.alpha.min():.3g}, sigma = {t.sigma.min():.3g}: use V, or a chain that ends above zero SNR."
             )
+        return a, b, det
+
+    def solve(self, x_t: Tensor, y: Tensor, t: Level) -> Prediction:
+        """x_0 and eps of a network's output `y` at `x_t`, shape (B, C, ...).
+
+        `y` has the shape of `x_t`; channels that it has beyond those go to the prediction's `extra`.
+        """
+        y, extra = y[:, : x_t.shape[1]], y[:, x_t.shape[1] :] if y.shape[1] > x_t.shape[1] else None
+        a, b, det = self.system(t)
         return Prediction(
             x_0=scale(b / det, x_t) - scale(t.sigma / det, y),
             eps=scale(t.alpha / det, y) - scale(a / det, x_t),

@@ -35,7 +35,7 @@ def demo(
     from clearwater.errors import ClearwaterError
     from clearwater.pictures import enlarged, grid, reverse_frames, to_uint8, write_animation, write_picture
     from clearwater.randomness import ImageNoise
-    from clearwater.sampling import sampling
+    from clearwater.sampling import sampling_states
     from clearwater.training import Trainer
 
     keep_freed_memory()
@@ -53,7 +53,7 @@ def demo(
 
         def watched() -> Iterator[StepState]:
             nonlocal last
-            for last in sampling(denoiser, ImageNoise(0, range(_IMAGES), images.shape, chosen)):
+            for last in sampling_states(denoiser, ImageNoise(0, range(_IMAGES), images.shape, chosen)):
                 report(1 - last.k / T, f"{_IMAGES} images")
                 yield last
 

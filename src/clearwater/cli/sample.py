@@ -117,12 +117,12 @@ def sample_batches(
     """Finished images, uint8, a batch at a time; `report` is told the fraction done."""
     from clearwater.pictures import to_uint8
     from clearwater.randomness import ImageNoise
-    from clearwater.sampling import sampling
+    from clearwater.sampling import sampling_states
 
     for first in range(0, n, batch):
         indices = range(first, min(first + batch, n))
         state: StepState | None = None
-        for state in sampling(denoiser, ImageNoise(seed, indices, shape, device), chain):
+        for state in sampling_states(denoiser, ImageNoise(seed, indices, shape, device), chain):
             report((first + len(indices) * (1 - state.k / chain.T)) / n)
         assert state is not None
         yield to_uint8(state.x)

@@ -44,7 +44,7 @@ def forward(
     moves = _moves(out)
     levels = named_chain(chain)
     images = load_images(data).images
-    of_seed = generator(seed)
+    of_seed = generator(seed, "forward")
     picked = images[torch.randperm(len(images), generator=of_seed)[: 16 if moves else _ROWS]]
     x_0 = picked.float() / 127.5 - 1
     eps = torch.randn(x_0.shape, generator=of_seed)
@@ -61,7 +61,7 @@ def reverse(run: Run, out: PictureFile, seed: Seed = 0, levels: Levels = None, d
     from clearwater.cli.sample import load_for_sampling
     from clearwater.pictures import reverse_frames, reverse_strip, write_animation, write_picture
     from clearwater.randomness import ImageNoise
-    from clearwater.sampling import sampling
+    from clearwater.sampling import sampling_states
 
     moves = _moves(out)
     denoiser, shape, chosen = load_for_sampling(run, variance=None, clip=True, device=device)
@@ -70,7 +70,7 @@ def reverse(run: Run, out: PictureFile, seed: Seed = 0, levels: Levels = None, d
     with live_line("sampling") as report:
 
         def watched() -> Iterator[StepState]:
-            for state in sampling(denoiser, ImageNoise(seed, range(n), shape, chosen), steps):
+            for state in sampling_states(denoiser, ImageNoise(seed, range(n), shape, chosen), steps):
                 report(1 - state.k / steps.T, f"{n} images")
                 yield state
 

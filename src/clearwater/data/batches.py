@@ -43,12 +43,12 @@ class Batches:
         index = torch.cat(parts).to(self._images.device, non_blocking=True)
         x = self._images[index]
         if self._flip:
-            mirrored = torch.rand(self._batch, generator=generator(self._seed, 1, step)) < 0.5
+            mirrored = torch.rand(self._batch, generator=generator(self._seed, "flip", step)) < 0.5
             x = torch.where(mirrored.to(x.device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
         return x.to(torch.float32).div_(127.5).sub_(1)
 
     def _order_of(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
-            self._order = torch.randperm(len(self._images), generator=generator(self._seed, 0, epoch))
+            self._order = torch.randperm(len(self._images), generator=generator(self._seed, "order", epoch))
             self._epoch = epoch
         return self._order

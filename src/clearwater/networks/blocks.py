@@ -26,8 +26,8 @@ __all__ = [
 def normalization(channels: int, group_size: int | None) -> nn.GroupNorm:
     """Group normalisation, eps 1e-6, with groups of `group_size` channels.
 
-    None means 32 groups, as in the paper. 32 and the group size give way to the nearest number of
-    groups that divides the channels.
+    None means 32 groups, as in the paper. Where the channels cannot be divided so, the number of groups
+    is the largest common divisor of it and the channels.
     """
     groups = 32 if group_size is None else max(1, channels // group_size)
     return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
@@ -78,7 +78,7 @@ class Dropout(nn.Module):
         super().__init__()
         if not 0 <= rate < 1:
             raise InputError(f"A dropout rate lies from 0 to below 1, not {rate}.")
-        self.threshold = round(rate * 2**16)
+        self.threshold = min(round(rate * 2**16), 2**16 - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.threshold:
@@ -86,8 +86,9 @@ class Dropout(nn.Module):
         bits = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64, device=x.device)
         bits.random_(-(2**63), None)
         kept = bits.view(torch.int16)[: x.numel()] >= self.threshold - 2**15
-        # The mask takes the memory layout of x, whatever it is: bits have no order.
-        mask = torch.empty_like(x).copy_(kept.as_strided(x.shape, x.stride()))
+        # The mask has the memory layout of x; the bits have no order, so they are taken as they lie.
+        mask = torch.empty_like(x)
+        mask.copy_(kept.as_strided(mask.shape, mask.stride()))
         return x * mask.mul_(2**16 / (2**16 - self.threshold))
 
 

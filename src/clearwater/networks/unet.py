@@ -73,7 +73,7 @@ class UNet(nn.Module):
             raise InputError(
                 f"Attention can stand at levels 0 to {len(multipliers) - 1} of this U-Net, not at {list(attention)}."
             )
-        if any(channels * multiplier % heads for multiplier in multipliers):
+        if heads < 1 or any(channels * multiplier % heads for multiplier in multipliers):
             raise InputError(f"{channels} channels cannot be divided among {heads} attention heads.")
         features = 4 * channels
         self.patch = patch

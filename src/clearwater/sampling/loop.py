@@ -16,7 +16,7 @@ from clearwater.randomness import ImageNoise
 from clearwater.sampling.ancestral import Ancestral
 from clearwater.targets import Prediction
 
-__all__ = ["StepState", "Stepper", "sample", "sampling"]
+__all__ = ["StepState", "Stepper", "sample", "sampling_states"]
 
 
 class Noise(Protocol):
@@ -47,7 +47,7 @@ class StepState:
     prediction: Prediction | None
 
 
-def sampling(
+def sampling_states(
     denoiser: Denoiser, noise: Noise, chain: Chain | None = None, stepper: Stepper | None = None
 ) -> Iterator[StepState]:
     """Sample, one state a level: from a draw of the prior at k = T to the finished images at k = 0.
@@ -83,6 +83,6 @@ def sample(
     """`n` images of `shape` (C, H, W), shape (n, C, H, W); image i depends on the seed and i alone."""
     noise = ImageNoise(seed, range(n), shape, device)
     x = torch.empty(0)
-    for state in sampling(denoiser, noise, chain, stepper):
+    for state in sampling_states(denoiser, noise, chain, stepper):
         x = state.x
     return x

@@ -88,13 +88,13 @@ class Trainer:
         self._run = run
         self._stop = False
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(training.seed, 0))
+            torch.manual_seed(derived_seed(training.seed, "weights"))
             self.denoiser = build_denoiser(config, device)
         self._device = device
         self._network = self.denoiser.network
         self._objective = build_objective(config.objective)
         self._batches = Batches(
-            data, training.batch, seed=derived_seed(training.seed, 1), flip=config.data.flip, device=device
+            data, training.batch, seed=derived_seed(training.seed, "data"), flip=config.data.flip, device=device
         )
         self._optimizer = torch.optim.Adam(
             self._network.parameters(), lr=training.learning_rate, betas=training.betas, fused=device.type != "mps"
@@ -149,8 +149,8 @@ class Trainer:
     def _train_step(self, learning_rate: float) -> Tensor:
         seed = self.config.training.seed
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(derived_seed(seed, 2, self.step))  # dropout draws from the global stream
-            of_step = generator(seed, 3, self.step)
+            torch.manual_seed(derived_seed(seed, "dropout", self.step))  # dropout draws from the global stream
+            of_step = generator(seed, "objective", self.step)
             loss = self._objective(self.denoiser, self._batches(self.step), of_step).mean()
             torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), self.config.training.clip)

@@ -1,0 +1,202 @@
+"""The sampling loop: what it yields, what it draws, and that an image does not depend on its batch."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from clearwater.chains import Chain, linear
+from clearwater.denoisers import Clipped, NetworkDenoiser
+from clearwater.networks import UNet
+from clearwater.randomness import ImageNoise
+from clearwater.sampling import Ancestral, sample, sampling_states
+from clearwater.schedules import VE
+from clearwater.targets import Eps, V
+from clearwater.variances import FixedLarge, FixedSmall
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other on a busy machine make these networks many times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Counting:
+    """Noise that counts how often it is drawn."""
+
+    def __init__(self):
+        self.drawn = []
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self):
+        self.drawn.append(torch.randn(2, 1, 3, 3, generator=self.generator, dtype=torch.float64))
+        return self.drawn[-1]
+
+
+class Sine(nn.Module):
+    def forward(self, x, time):
+        return (2 * x).sin() + time.reshape(-1, 1, 1, 1)
+
+
+def denoiser(chain, variance=None):
+    return NetworkDenoiser(Sine(), chain, Eps(), FixedSmall() if variance is None else variance)
+
+
+@pytest.mark.parametrize(
+    ("chain", "deviation"),
+    [
+        pytest.param(linear(30), 1, id="all"),
+        pytest.param(linear(30).strided(1), 1, id="one step"),
+        pytest.param(linear(1000).strided(7), 1, id="strided"),
+        pytest.param(Chain.from_schedule(VE(), 9), 80, id="ve"),
+    ],
+)
+def test_the_states_run_from_a_draw_of_the_prior_down_to_level_0(chain, deviation):
+    """The prior is N(0, I) (Ho et al. 2020, algorithm 2), or N(0, sigma_T² I) where the variance explodes."""
+    noise = Counting()
+    states = list(sampling_states(denoiser(chain), noise))
+    assert [state.k for state in states] == list(range(chain.T, -1, -1))
+    assert states[0].prediction is None
+    torch.testing.assert_close(states[0].x, deviation * noise.drawn[0], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("T", [1, 2, 5, 30])
+@pytest.mark.parametrize("variance", [FixedLarge(), FixedSmall()], ids=["large", "small"])
+def test_noise_is_drawn_once_for_the_start_and_once_a_step_but_the_last(T, variance):
+    noise = Counting()
+    for state in sampling_states(denoiser(linear(30).strided(T), variance), noise):
+        assert len(noise.drawn) == min(T - state.k + 1, T)
+
+
+def test_each_state_has_the_prediction_that_it_was_made_from():
+    chain = linear(30)
+    states = list(sampling_states(denoiser(chain), Counting()))
+    for before, after in pairwise(states):
+        expected = denoiser(chain)(before.x, chain.levels[before.k])
+        assert torch.equal(after.prediction.x_0, expected.x_0)
+        assert torch.equal(after.prediction.eps, expected.eps)
+    # At data the reverse mean is x_0 itself.
+    assert torch.equal(states[-1].x, states[-1].prediction.x_0)
+
+
+def test_the_stepper_is_taken_through_the_pairs_of_the_chain_that_is_asked_for():
+    trained, asked = linear(1000), linear(1000).strided(4)
+    seen = []
+
+    def stepper(denoiser, x_t, pair, noise):
+        seen.append((float(pair.t.time), float(pair.s.time)))
+        return x_t / 2, denoiser(x_t, pair.t)
+
+    noise = Counting()
+    *_, state = sampling_states(denoiser(trained), noise, asked, stepper)
+    assert seen == [(1.0, 0.75), (0.75, 0.5), (0.5, 0.25), (0.25, 0.0)]
+    torch.testing.assert_close(state.x, noise.drawn[0] / 16, rtol=1e-15, atol=0)
+
+
+def test_the_default_is_ancestral_sampling_on_the_denoiser_s_own_chain():
+    chain = linear(120).strided(12)
+    plain = [state.x for state in sampling_states(denoiser(chain), Counting())]
+    spelt = [state.x for state in sampling_states(denoiser(chain), Counting(), chain, Ancestral())]
+    assert len(plain) == 13
+    assert all(torch.equal(a, b) for a, b in zip(plain, spelt, strict=True))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_the_caller_s_gradient_mode_is_untouched_between_states(grad):
+    with torch.set_grad_enabled(grad):
+        states = sampling_states(denoiser(linear(50).strided(5)), Counting())
+        for state in states:
+            assert not torch.is_inference_mode_enabled()
+            assert torch.is_grad_enabled() == grad
+            if state.k == 2:
+                break
+        states.close()
+        assert not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled() == grad
+
+
+def test_no_gradient_is_recorded_while_sampling():
+    network = nn.Conv2d(1, 1, 3, padding=1).double()
+
+    class Ignoring(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x, time):
+            assert not torch.is_grad_enabled()
+            return self.inner(x)
+
+    of_network = NetworkDenoiser(Ignoring(), linear(30).strided(3), Eps(), FixedSmall())
+    assert not any(state.x.requires_grad for state in sampling_states(of_network, Counting()))
+
+
+@pytest.fixture(scope="module")
+def unet():
+    """A small U-Net with every parameter random, the zero-initialised ones too."""
+    network = UNet(3, channels=16, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return network.eval()
+
+
+SHAPE = (3, 8, 8)
+
+
+def pixels(images):
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def made_of(of_network, chain, seed, indices):
+    *_, state = sampling_states(of_network, ImageNoise(seed, indices, SHAPE, "cpu"), chain)
+    return state.x
+
+
+@pytest.mark.parametrize("clip", [True, False], ids=["clipped", "unclipped"])
+def test_an_image_does_not_depend_on_the_batch_it_is_made_in(unet, clip):
+    chain = linear(1000).strided(10)
+    of_network = NetworkDenoiser(unet, linear(1000), V(), FixedLarge())
+    if clip:
+        of_network = Clipped(of_network)
+    together = sample(of_network, 5, SHAPE, seed=24, chain=chain)
+    inside = together[together.abs() < 1]
+    # Where a value lies within 1e-5 of where rounding to 8 bits changes, a rounding error may show.
+    certain = ((together + 1) * 127.5 % 1 - 0.5).abs() / 127.5 > 1e-5
+    assert float(certain.float().mean()) > 0.99
+    # The images differ from each other and are not all clipped to the ends of the range: the claim is not empty.
+    assert len({tuple(row) for row in pixels(together).flatten(1).tolist()}) == 5
+    assert len(inside) > 0.2 * together.numel()
+    for indices in ([0], [2, 3], [4, 100, 7, 1]):
+        apart = made_of(of_network, chain, 24, indices)
+        for row, index in enumerate(indices):
+            if index < 5:
+                torch.testing.assert_close(apart[row], together[index], rtol=0, atol=5e-6)
+                same = pixels(apart[row]) == pixels(together[index])
+                assert bool(same[certain[index]].all())
+
+
+def test_a_sample_is_the_last_state_of_sampling_and_another_seed_is_another_sample(unet):
+    of_network = NetworkDenoiser(unet, linear(1000), V(), FixedSmall())
+    chain = linear(1000).strided(4)
+    drawn = sample(of_network, 2, SHAPE, seed=8, chain=chain)
+    assert torch.equal(drawn, made_of(of_network, chain, 8, [0, 1]))
+    assert not torch.equal(drawn, sample(of_network, 2, SHAPE, seed=9, chain=chain))
+
+
+def test_sample_goes_through_the_denoiser_s_own_chain_with_the_stepper_it_is_given():
+    chain, levels = linear(40).strided(4), []
+
+    def stepper(denoiser, x_t, pair, noise):
+        levels.append(float(pair.t.time))
+        return x_t + 1, denoiser(x_t, pair.t)
+
+    drawn = sample(denoiser(chain), 3, (1, 2, 2), seed=1, stepper=stepper)
+    assert levels == [1.0, 0.75, 0.5, 0.25]
+    start = ImageNoise(1, range(3), (1, 2, 2), "cpu")()
+    torch.testing.assert_close(drawn, start + 4, rtol=1e-6, atol=1e-6)
