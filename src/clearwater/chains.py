@@ -101,6 +101,21 @@ class Chain:
         decoder = Pair(self.levels[1], self.levels[2]).posterior_variance if self.T > 1 else None
         return Pair(self.levels[k - 1], self.levels[k], decoder_variance=decoder)
 
+    def index(self, t: Level) -> Tensor:
+        """The integers k in 1..T of these levels, int64, of `t`'s shape.
+
+        Raises:
+            InputError: `t` is not one of this chain's levels above data.
+        """
+        k = torch.searchsorted(self.levels.time, t.time.contiguous() - 1e-9).clamp(1, self.T)
+        known = self.levels[k]
+        if not (torch.allclose(known.alpha, t.alpha) and torch.allclose(known.sigma, t.sigma)):
+            raise InputError(
+                "A level is not one of the levels 1..T of the chain that is asked for its step: use that chain, "
+                "strided if need be."
+            )
+        return k
+
     def strided(self, K: int) -> Chain:
         """K steps over this chain's own levels, evenly spread, from level T to data.
 

@@ -129,13 +129,10 @@ class Mean(Target):
     chain: Chain
 
     def row(self, t: Level) -> tuple[Tensor, Tensor]:
-        levels = self.chain.levels
-        k = torch.searchsorted(levels.time, t.time.contiguous() - 1e-9)
-        known = levels[k.clamp(1, self.chain.T)]
-        if not (torch.allclose(known.alpha, t.alpha) and torch.allclose(known.sigma, t.sigma)):
+        try:
+            pair = self.chain.pair(self.chain.index(t))
+        except InputError as error:
             raise InputError(
-                "The target Mean is defined at levels 1..T of its own chain, and this level is not one of them: "
-                "sample on that chain, strided if need be, or train another target such as Eps."
-            )
-        pair = self.chain.pair(k)
+                f"The target Mean is defined on its own chain alone. {error} Or train another target, such as Eps."
+            ) from None
         return pair.c_0 + pair.c_t * t.alpha, pair.c_t * t.sigma
