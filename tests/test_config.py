@@ -47,7 +47,7 @@ _CONFIGS = st.builds(
         group_size=st.one_of(st.none(), _COUNTS),
     ),
     chain=st.builds(ChainConfig, name=st.sampled_from(["linear", "half_linear", "cosine", "sigmoid"]), levels=_COUNTS),
-    objective=st.builds(ObjectiveConfig, gamma=st.floats(0, exclude_min=True)),
+    objective=st.builds(ObjectiveConfig, gamma=st.floats(0, exclude_min=True, allow_infinity=False)),
     training=st.builds(
         lambda end, rate, betas: TrainingConfig(learning_rate=rate, betas=betas, **end),
         _ENDS,

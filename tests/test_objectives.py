@@ -13,10 +13,11 @@ from clearwater.chains import Chain, linear
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level
-from clearwater.objectives import LowDiscrepancy, MinSNR, Objective, TimeSampler, Uniform, Unweighted
+from clearwater.objectives import LowDiscrepancy, Objective, TimeSampler, Uniform
 from clearwater.schedules import CosineSchedule
 from clearwater.targets import X0, Eps, Mean, Score, V, Velocity
 from clearwater.variances import FixedSmall
+from clearwater.weights import MinSNR, Unweighted
 
 CHAIN = linear(1000)
 TARGETS = [Eps(), X0(), V(), Score(), Velocity(), Mean(CHAIN)]

@@ -22,7 +22,7 @@ _HOME = {
     "Level": "clearwater.levels",
     "Mean": "clearwater.targets",
     "LowDiscrepancy": "clearwater.objectives",
-    "MinSNR": "clearwater.objectives",
+    "MinSNR": "clearwater.weights",
     "NetworkDenoiser": "clearwater.denoisers",
     "Objective": "clearwater.objectives",
     "Pair": "clearwater.levels",
@@ -52,12 +52,13 @@ if TYPE_CHECKING:
     from clearwater.gaussians import Gaussian
     from clearwater.levels import Level, Pair
     from clearwater.networks import UNet
-    from clearwater.objectives import LowDiscrepancy, MinSNR, Objective
+    from clearwater.objectives import LowDiscrepancy, Objective
     from clearwater.process import marginal, posterior, transition
     from clearwater.sampling import Ancestral, sample, sampling_states
     from clearwater.targets import X0, Eps, Mean, Prediction, Score, V, Velocity
     from clearwater.training import EMA, Trainer, load_denoiser
     from clearwater.variances import FixedLarge, FixedSmall
+    from clearwater.weights import MinSNR
 
 __all__ = [
     "EMA",

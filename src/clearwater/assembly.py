@@ -11,9 +11,10 @@ from clearwater.config import Config, ObjectiveConfig
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.networks.unet import UNet
-from clearwater.objectives import LowDiscrepancy, MinSNR, Objective, Uniform, Unweighted
+from clearwater.objectives import LowDiscrepancy, Objective, Uniform
 from clearwater.targets import X0, Eps, Mean, Score, Target, V, Velocity
 from clearwater.variances import variance
+from clearwater.weights import MinSNR, Unweighted
 
 __all__ = ["build_denoiser", "build_objective", "build_target", "pick_autocast", "pick_device"]
 

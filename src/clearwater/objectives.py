@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from clearwater.denoisers import NetworkDenoiser
-from clearwater.errors import InputError
-from clearwater.levels import Level, scale
-from clearwater.targets import Target
+from clearwater.levels import scale
+from clearwater.weights import Unweighted, Weight
 
-__all__ = ["LowDiscrepancy", "MinSNR", "Objective", "TimeSampler", "Uniform", "Unweighted", "Weight"]
+__all__ = ["LowDiscrepancy", "Objective", "TimeSampler", "Uniform"]
 
 
 class TimeSampler(ABC):
@@ -41,40 +40,6 @@ class LowDiscrepancy(TimeSampler):
         offset = torch.rand((), generator=generator, dtype=torch.float64)
         u = (offset + torch.arange(n, dtype=torch.float64) / n) % 1
         return (u * T).long().clamp(max=T - 1) + 1
-
-
-class Weight(ABC):
-    """The weight on the squared error of a target, by level."""
-
-    @abstractmethod
-    def __call__(self, target: Target, t: Level) -> Tensor:
-        """float64, of `t`'s shape."""
-
-
-class Unweighted(Weight):
-    """1: with the target Eps it is L_simple (Ho et al. 2020, eq. 14)."""
-
-    def __call__(self, target: Target, t: Level) -> Tensor:
-        return torch.ones_like(t.alpha)
-
-
-@dataclass(frozen=True)
-class MinSNR(Weight):
-    """min(SNR, gamma) on the error of x_0, whatever the target (Hang et al. 2023).
-
-    For Eps it is min(1, gamma / SNR) on the target's error; gamma = ∞ is L_simple.
-    """
-
-    gamma: float = 5.0
-
-    def __post_init__(self) -> None:
-        if not self.gamma > 0:
-            raise InputError(f"The gamma of min-SNR weighting is above zero, not {self.gamma}.")
-
-    def __call__(self, target: Target, t: Level) -> Tensor:
-        _, _, det = target.system(t)
-        # An error of 1 in y is an error of sigma / det in x_0 (targets.py).
-        return t.snr.clamp(max=self.gamma) * (t.sigma / det).square()
 
 
 @dataclass(frozen=True)
