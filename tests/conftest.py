@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from hypothesis import settings
 
 from clearwater.cli import run
 from clearwater.config import Config, resolve
+
+# Before torch is loaded, here and in the processes that tests start: networks this small are no work for
+# two threads, which on a busy machine spend most of their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("clearwater", deadline=None)  # no test is timed
 settings.load_profile("clearwater")
@@ -49,5 +54,6 @@ def trained(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactor
     """The folder of a finished run on the built-in images; read it, don't change it."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.toml").write_text(tiny("data.size=28").to_toml())
-    assert run(["train", "fashion-mini", "--out", str(folder / "run"), "--config", str(folder / "tiny.toml")]) == 0
+    options = ["--out", str(folder / "run"), "--config", str(folder / "tiny.toml"), "--device", "cpu"]
+    assert run(["train", "fashion-mini", *options]) == 0
     return folder / "run"

@@ -174,11 +174,11 @@ def resolve(
     """
     if recipe not in recipe_names():
         raise InputError(f"There is no recipe named '{recipe}': choose one of {', '.join(recipe_names())}.")
-    of_recipe = (files("clearwater.recipes") / f"{recipe}.toml").read_text()
+    of_recipe = (files("clearwater.recipes") / f"{recipe}.toml").read_text(encoding="utf-8")
     layers = [(f"recipe {recipe}", _parsed(of_recipe, f"recipe {recipe}"))]
     if file is not None:
         try:
-            layers.append((str(file), _parsed(file.read_text(), str(file))))
+            layers.append((str(file), _parsed(file.read_text(encoding="utf-8"), str(file))))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"The configuration file '{file}' cannot be read: {error}.") from None
     layers.extend((f"--set {text}", _assignment(text)) for text in sets)

@@ -152,7 +152,7 @@ def _optimal(folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights
     from clearwater.denoisers import Clipped
     from clearwater.likelihood import fit_optimal_variance
 
-    key = {"step": str(folder.model()[1]["step"]), "clipped": str(clip), "weights": weights}
+    key = {"step": str(folder.model()[1].step), "clipped": str(clip), "weights": weights}
     stored = folder.load_variance(key)
     if stored is not None:
         return stored

@@ -30,9 +30,9 @@ def info(
         facts = {
             "run": str(run),
             "parameters": parameters,
-            "steps": place["step"],
-            "images_seen": place["images"],
-            "seconds": place["seconds"],
+            "steps": place.step,
+            "images_seen": place.images,
+            "seconds": place.seconds,
             "config": config.model_dump(mode="json"),
         }
         print(json.dumps(facts, indent=1))
@@ -40,8 +40,8 @@ def info(
     print(config.to_toml())
     for name, value in (
         ("parameters", f"{parameters:,}"),
-        ("steps", f"{place['step']:,}"),
-        ("images seen", f"{place['images']:,}"),
-        ("training time", duration(place["seconds"])),
+        ("steps", f"{place.step:,}"),
+        ("images seen", f"{place.images:,}"),
+        ("training time", duration(place.seconds)),
     ):
         print(f"{name:14} {value}")

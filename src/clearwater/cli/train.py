@@ -74,6 +74,9 @@ def train(
 
 def prepare(settings: Config, out: Path) -> tuple[Config, ImageSet, RunFolder]:
     """Loads the images, fills in their size and channels, and opens the run folder."""
+    import torch
+
+    from clearwater.assembly import build_denoiser
     from clearwater.data import BUILT_IN, load_images
     from clearwater.training import RunFolder
 
@@ -88,6 +91,7 @@ def prepare(settings: Config, out: Path) -> tuple[Config, ImageSet, RunFolder]:
         source = str(Path(source).resolve())  # the run can be gone on with from anywhere
     found = settings.data.model_copy(update={"source": source, "size": (height, width), "channels": channels})
     settings = settings.model_copy(update={"data": found})
+    build_denoiser(settings, torch.device("meta"))  # refuses a model that cannot be, before anything is written
     run = RunFolder.create(out, settings)
     say(f"{len(images.images):,} images of {height} × {width}, {'grey' if channels == 1 else 'RGB'}.")
     return settings, images, run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,9 @@ def read_folder(
     paths = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in _EXTENSIONS and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in _EXTENSIONS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
     )
     if not paths:
         raise InputError(
@@ -44,17 +47,22 @@ def read_folder(
             f"{', '.join(sorted(_EXTENSIONS))}."
         )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        if size is None or channels is None:
-            headers = [header for header in pool.map(_header, paths) if header is not None]
-            size = size or _common_size([size for size, _ in headers])
-            channels = channels or (1 if all(grey for _, grey in headers) else 3)
-        height_width, mode = size, "L" if channels == 1 else "RGB"
-        results = list(pool.map(lambda path: _read(path, height_width, mode), paths))
+        headers = dict(zip(paths, pool.map(_header, paths), strict=True))
+        while True:
+            known = [header for header in headers.values() if header is not None]
+            height_width = size or _common_size([of_file for of_file, _ in known])
+            depth = channels or (1 if all(grey for _, grey in known) else 3)
+            results = list(pool.map(partial(_read, height_width, "L" if depth == 1 else "RGB"), paths))
+            broken = [path for path, result in zip(paths, results, strict=True) if isinstance(result, str)]
+            if all(headers[path] is None for path in broken):
+                break
+            # Files with a good header and a broken body have no say in the size and the channels.
+            headers.update(dict.fromkeys(broken))
     skipped = tuple(result for result in results if isinstance(result, str))
     images = [result for result in results if not isinstance(result, str)]
     if not images:
         raise InputError(f"None of the {len(paths)} images in '{folder}' could be read; the first: {skipped[0]}.")
-    return np.stack(images).reshape(len(images), *size, channels), skipped
+    return np.stack(images).reshape(len(images), *height_width, depth), skipped
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -67,7 +75,7 @@ def _header(path: Path) -> tuple[tuple[int, int], bool] | None:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 lie on their side
+            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # EXIF orientations that lie on their side
             return ((width, height) if turned else (height, width)), image.mode in _GREY_MODES
     except _BROKEN:
         return None
@@ -80,7 +88,7 @@ def _common_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
     return _DEFAULT_SIZE
 
 
-def _read(path: Path, size: tuple[int, int], mode: str) -> npt.NDArray[np.uint8] | str:
+def _read(size: tuple[int, int], mode: str, path: Path) -> npt.NDArray[np.uint8] | str:
     try:
         with Image.open(path) as image:
             return np.asarray(fit(_eight_bits(ImageOps.exif_transpose(image)).convert(mode), size))

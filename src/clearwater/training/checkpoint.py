@@ -14,8 +14,9 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
@@ -25,7 +26,7 @@ from clearwater.errors import ClearwaterError, InputError
 from clearwater.files import sync, write_atomically, write_through
 from clearwater.variances import Optimal
 
-__all__ = ["Checkpoint", "RunFolder"]
+__all__ = ["Checkpoint", "Place", "RunFolder"]
 
 _KEPT = 2
 _STATE_FORMAT = 1
@@ -48,6 +49,17 @@ class Checkpoint:
     averaged: dict[str, Tensor]
     network: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+
+
+class Place(BaseModel):
+    """How far a checkpoint is: what `state.json` holds."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    format: int = _STATE_FORMAT
+    step: int
+    seconds: float
+    images: int
 
 
 class RunFolder:
@@ -96,15 +108,16 @@ class RunFolder:
 
     def config(self) -> Config:
         """The configuration of the run."""
-        return Config.from_toml(self._config_path.read_text(), str(self._config_path))
+        try:
+            text = self._config_path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"'{self._config_path}' is not a text file: restore it, or train again.") from None
+        return Config.from_toml(text, str(self._config_path))
 
     def save(self, checkpoint: Checkpoint, config: Config) -> Path:
         """Writes a checkpoint beside the earlier ones, then removes all but the last few. Returns its folder."""
         folder = self._checkpoints / f"{checkpoint.step:09d}"
-        if folder.exists():
-            # The same step again (training was asked to stop where it had just saved): the same bits.
-            return folder
-        for stray in self._checkpoints.glob("*.part"):
+        for stray in [*self._checkpoints.glob("*.part"), *self._checkpoints.glob("*.replaced")]:
             shutil.rmtree(stray, ignore_errors=True)
         part = folder.with_suffix(".part")
         part.mkdir(parents=True)
@@ -118,16 +131,14 @@ class RunFolder:
                     **{f"optimizer/{name}": value for name, value in checkpoint.optimizer.items()},
                 },
             )
-            place = {
-                "format": _STATE_FORMAT,
-                "step": checkpoint.step,
-                "seconds": checkpoint.seconds,
-                "images": checkpoint.images,
-            }
-            write_through(part / "state.json", json.dumps(place).encode())
+            place = Place(step=checkpoint.step, seconds=checkpoint.seconds, images=checkpoint.images)
+            write_through(part / "state.json", place.model_dump_json().encode())
             sync(part)
+            if folder.exists():  # torn, perhaps: training came here again from an earlier one
+                folder.rename(folder.with_suffix(".replaced"))
             part.rename(folder)
             sync(self._checkpoints)
+            shutil.rmtree(folder.with_suffix(".replaced"), ignore_errors=True)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
@@ -142,19 +153,19 @@ class RunFolder:
                 averaged = load_file(folder / "model.safetensors")
                 state = load_file(folder / "state.safetensors")
             except (OSError, SafetensorError) as error:
-                self.warnings.append(f"The checkpoint '{folder}' cannot be read ({error}); an earlier one is used.")
+                self._warn(folder, error)
                 continue
             return Checkpoint(
-                step=place["step"],
-                seconds=place["seconds"],
-                images=place["images"],
+                step=place.step,
+                seconds=place.seconds,
+                images=place.images,
                 averaged=averaged,
                 network=_below(state, "network/"),
                 optimizer=_below(state, "optimizer/"),
             )
         return None
 
-    def model(self, weights: Literal["ema", "raw"] = "ema") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def model(self, weights: Literal["ema", "raw"] = "ema") -> tuple[dict[str, Tensor], Place]:
         """The weights of the newest readable checkpoint, averaged or raw, and its place: step, seconds, images."""
         for folder, place in self._readable():
             try:
@@ -162,7 +173,7 @@ class RunFolder:
                     return _below(load_file(folder / "state.safetensors"), "network/"), place
                 return load_file(folder / "model.safetensors"), place
             except (OSError, SafetensorError) as error:
-                self.warnings.append(f"The checkpoint '{folder}' cannot be read ({error}); an earlier one is used.")
+                self._warn(folder, error)
         raise ClearwaterError(f"'{self.path}' has no checkpoint that can be read: train it first, or again.")
 
     def save_variance(self, variance: Optimal, key: dict[str, str]) -> None:
@@ -182,14 +193,18 @@ class RunFolder:
 
     def log(self, entry: dict[str, float]) -> None:
         """Adds a line to the log."""
-        with self._log_path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        with self._log_path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":  # a line that was torn when the machine went down
+                    file.write(b"\n")
+            file.write(json.dumps(entry).encode() + b"\n")
 
     def entries(self) -> list[dict[str, float]]:
         """The log, in the order of the steps; what an interruption made obsolete is left out."""
         by_step: dict[float, dict[str, float]] = {}
         if self._log_path.is_file():
-            for line in self._log_path.read_text().splitlines():
+            for line in self._log_path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
                 except ValueError:  # the last line, torn when the machine went down
@@ -217,20 +232,31 @@ class RunFolder:
     def _folders(self) -> list[Path]:
         return sorted(folder for folder in self._checkpoints.glob("[0-9]*") if folder.name.isdecimal())
 
-    def _readable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _readable(self) -> Iterator[tuple[Path, Place]]:
         """The checkpoints whose place can be read, newest first."""
         for folder in reversed(self._folders()):
             try:
-                place = json.loads((folder / "state.json").read_text())
-            except (OSError, ValueError) as error:
-                self.warnings.append(f"The checkpoint '{folder}' cannot be read ({error}); an earlier one is used.")
-                continue
-            if place.get("format") != _STATE_FORMAT:
-                raise ClearwaterError(
-                    f"The checkpoint '{folder}' was written by another version of clearwater "
-                    f"(format {place.get('format')}, this one reads {_STATE_FORMAT}): use that version."
-                )
-            yield folder, place
+                text = (folder / "state.json").read_bytes()
+                written = json.loads(text)
+                if isinstance(written, dict) and isinstance(written.get("format"), int):
+                    self._refuse_other_format(folder, written["format"])
+                place = Place.model_validate_json(text)
+            except OSError as error:
+                self._warn(folder, error)
+            except ValueError:
+                self._warn(folder, "its state.json is damaged")
+            else:
+                yield folder, place
+
+    def _refuse_other_format(self, folder: Path, written: int) -> None:
+        if written != _STATE_FORMAT:
+            raise ClearwaterError(
+                f"The checkpoint '{folder}' was written by another version of clearwater "
+                f"(format {written}, this one reads {_STATE_FORMAT}): use that version."
+            )
+
+    def _warn(self, folder: Path, reason: object) -> None:
+        self.warnings.append(f"The checkpoint '{folder}' cannot be read ({reason}), so it is passed over.")
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

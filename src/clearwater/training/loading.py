@@ -42,7 +42,9 @@ def load_denoiser(
     try:
         # The weights are all there is to load: buffers are constants of the code.
         denoiser.network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"The weights in '{folder.path}' do not fit its config.toml: {error}") from None
+    except RuntimeError:
+        raise InputError(
+            f"The weights in '{folder.path}' do not fit its config.toml, which was changed after training: restore it."
+        ) from None
     denoiser.network.eval().requires_grad_(False)
     return replace(denoiser, variance=named_variance(variance)) if variance else denoiser

@@ -134,7 +134,7 @@ class Trainer:
             over = fraction >= 1 or self._stop
             if over or self.seconds - reported_at >= _REPORT_SECONDS:
                 mean = float(total) / (self.step - reported_step)
-                self._refuse_nonfinite(mean)
+                self._refuse_nonfinite("The loss", mean)
                 speed = (self.step - reported_step) * training.batch / max(self.seconds - reported_at, 1e-9)
                 yield Progress(self.step, self.seconds, fraction, mean, learning_rate, speed)
                 total.zero_()
@@ -161,16 +161,19 @@ class Trainer:
         self.ema.update(self.step + 1)
         return loss.detach()
 
-    def _refuse_nonfinite(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _refuse_nonfinite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
             kept = "the last checkpoint is kept" if self._run is not None else "nothing was saved"
             raise ClearwaterError(
-                f"The loss is {loss} after step {self.step}, so training cannot go on; {kept}. "
+                f"{what} is {value} after step {self.step}, so training cannot go on; {kept}. "
                 "Try a lower training.learning_rate, or training.precision=fp32."
             )
 
     def _save(self, run: RunFolder) -> Saved:
         live = {name: value.detach() for name, value in self._network.named_parameters()}
+        for value in live.values():
+            # The loss is that of the weights before the step; what is kept must be good after it.
+            self._refuse_nonfinite("A weight", float(value.sum()))
         optimizer = {
             f"{name}/{key}": value
             for name, parameter in self._network.named_parameters()
@@ -192,9 +195,12 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self._network.named_parameters():
                 parameter.copy_(checkpoint.network[name])
-        names = [name for name, _ in self._network.named_parameters()]
         moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in checkpoint.optimizer.items():
-            name, _, moment = key.rpartition("/")
-            moments.setdefault(names.index(name), {})[moment] = value
+        for index, (name, parameter) in enumerate(self._network.named_parameters()):
+            moments[index] = {
+                # Fused Adam walks through weights and moments as they lie in memory, so the layouts must agree.
+                key.rpartition("/")[2]: torch.empty_like(parameter).copy_(value) if value.ndim else value
+                for key, value in checkpoint.optimizer.items()
+                if key.rpartition("/")[0] == name
+            }
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
