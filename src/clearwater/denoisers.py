@@ -68,9 +68,10 @@ class NetworkDenoiser(Denoiser):
 
     def output(self, x_t: Tensor, t: Level) -> Tensor:
         """What the network says, in the dtype of `x_t`: y, and extra channels if it has them."""
-        # A float64 state is the solver's, not the network's.
+        # A float64 state is the solver's, not the network's; but a time in bf16 would be another time.
         x = x_t.to(next((weight.dtype for weight in self.network.parameters()), x_t.dtype))
-        time = t.time.to(device=x.device, dtype=x.dtype, non_blocking=True).expand(len(x))
+        precise = torch.float64 if x.dtype == torch.float64 else torch.float32
+        time = t.time.to(device=x.device, dtype=precise, non_blocking=True).expand(len(x))
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             y: Tensor = self.network(x, time)
         return y.to(x_t.dtype)
