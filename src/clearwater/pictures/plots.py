@@ -60,7 +60,8 @@ def plot_loss(entries: Sequence[dict[str, float]]) -> Figure:
     axes.plot(steps, losses, color="#9cc5d3", linewidth=0.8, label="reports")
     window = max(1, len(losses) // 20)
     smooth = losses.unfold(0, window, 1).mean(1) if len(losses) else losses
-    axes.plot(steps[len(losses) - len(smooth) :], smooth, color="#1f6f8b", linewidth=2, label=f"mean of {window}")
+    middle = (len(losses) - len(smooth)) // 2
+    axes.plot(steps[middle : middle + len(smooth)], smooth, color="#1f6f8b", linewidth=2, label=f"mean of {window}")
     axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")

@@ -15,6 +15,9 @@ from clearwater.sampling import StepState
 __all__ = ["forward_frames", "forward_strip", "reverse_frames", "reverse_strip"]
 
 
+_LONGEST_FRAME = 500  # noise does not compress: a larger animation would be many megabytes
+
+
 def _shown(T: int, count: int) -> list[int]:
     """About `count` of the levels 0..T, both ends among them, evenly spread, rising."""
     return sorted({round(i * T / (count - 1)) for i in range(count)}) if count <= T else list(range(T + 1))
@@ -26,9 +29,10 @@ def forward_strip(x_0: Tensor, eps: Tensor, chain: Chain, count: int = 11) -> Im
     return enlarged(grid(to_uint8(torch.stack(columns, 1).flatten(0, 1)), len(columns)), 1200)
 
 
-def forward_frames(x_0: Tensor, eps: Tensor, chain: Chain, count: int = 60) -> list[Image.Image]:
-    """The images sinking into noise, all in one row or more."""
-    return [enlarged(grid(to_uint8(chain.levels[k].noise(x_0, eps)))) for k in _shown(chain.T, count)]
+def forward_frames(x_0: Tensor, eps: Tensor, chain: Chain, count: int = 48) -> list[Image.Image]:
+    """The images sinking into noise."""
+    frames = [grid(to_uint8(chain.levels[k].noise(x_0, eps))) for k in _shown(chain.T, count)]
+    return [enlarged(frame, _LONGEST_FRAME) for frame in frames]
 
 
 def _columns(states: Iterable[StepState], T: int, count: int, images: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -48,7 +52,7 @@ def reverse_strip(states: Iterable[StepState], T: int, count: int = 11, images: 
     return enlarged(grid(torch.stack(pairs, 2).flatten(0, 2), len(pairs)), 1200)
 
 
-def reverse_frames(states: Iterable[StepState], T: int, count: int = 60, images: int = 16) -> list[Image.Image]:
+def reverse_frames(states: Iterable[StepState], T: int, count: int = 48, images: int = 16) -> list[Image.Image]:
     """The samples appearing: x_t on the left half of each frame, x̂_0 on the right."""
     frames = []
     for x, x_0 in _columns(states, T, count, images):
@@ -56,5 +60,5 @@ def reverse_frames(states: Iterable[StepState], T: int, count: int = 60, images:
         frame = Image.new(left.mode, (left.width + right.width + 6, left.height), "white")
         frame.paste(left, (0, 0))
         frame.paste(right, (left.width + 6, 0))
-        frames.append(enlarged(frame))
+        frames.append(enlarged(frame, _LONGEST_FRAME))
     return frames
