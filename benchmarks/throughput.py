@@ -2,8 +2,10 @@
 
 Every side has a process of its own, set up as its users have it, and the processes take turns, one step at a
 time; every figure is a median, and what counts is the ratio of two figures of one run. "default" is what a
-user gets who changes nothing: diffusers in float32, clearwater as `clearwater train` runs it. "best" is the
-fastest setting that was found for each; the last row lends diffusers clearwater's setting of the allocator.
+user gets who changes nothing: diffusers in float32, clearwater with the precision, layout and allocator that
+`clearwater train` sets. "best" is the fastest setting that was found for each; the last row lends diffusers
+clearwater's setting of the allocator. A training step is forward, backward, clipping and Adam, without data
+and averaging; a sampling step is one evaluation of the network.
 
     python benchmarks/throughput.py [--batch 16] [--rounds 7] [--device cpu|cuda]
 """

@@ -89,9 +89,7 @@ def test_the_prior_term_is_its_closed_form() -> None:
 
 def test_the_optimal_variance_is_that_of_the_exact_reverse_process() -> None:
     for levels in (LINEAR, LINEAR.strided(10)):
-        # m_t = (alpha/sigma)² · the error of x_0, measured at all levels of the training chain
-        m = (LINEAR.levels.snr[1:]) * exact_error(LINEAR)
-        optimal = Optimal(LINEAR.levels.time[1:], m)
+        optimal = Optimal(LINEAR.levels.time[1:], exact_error(LINEAR))
         x_t = torch.zeros(1, 1, dtype=torch.float64)
         for k in range(2, levels.T + 1):
             truth = DATA.reverse(x_t, levels.pair(k)).moments().variance
@@ -99,11 +97,10 @@ def test_the_optimal_variance_is_that_of_the_exact_reverse_process() -> None:
 
 
 def test_no_other_variance_beats_the_optimal_one() -> None:
-    m = LINEAR.levels.snr[1:] * exact_error(LINEAR)
     levels = LINEAR.strided(20)
-    best = expected_terms(levels, Optimal(LINEAR.levels.time[1:], m))
+    best = expected_terms(levels, Optimal(LINEAR.levels.time[1:], exact_error(LINEAR)))
     for factor in (0.8, 1.25):
-        other = expected_terms(levels, _Scaled(Optimal(LINEAR.levels.time[1:], m), factor))
+        other = expected_terms(levels, _Scaled(Optimal(LINEAR.levels.time[1:], exact_error(LINEAR)), factor))
         assert bool((other > best).all())
 
 
@@ -121,7 +118,7 @@ def test_the_optimal_variance_is_measured_without_bias() -> None:
     levels = chain("linear").strided(20)
     fitted = fit_optimal_variance(ExactDenoiser(data, levels, FixedSmall()), x_0, images=500)
     # 500 · 64 squared normal errors: relative standard error √(2/32000) < 1%
-    torch.testing.assert_close(fitted.error, levels.levels.snr[1:] * exact_error(levels), rtol=0.04, atol=0)
+    torch.testing.assert_close(fitted.error, exact_error(levels), rtol=0.04, atol=0)
 
 
 def _from_one_hundredth(T: int) -> Chain:

@@ -8,7 +8,10 @@ __version__ = "0.1.0"
 # Imported when first used, so that the command line can answer without loading torch.
 _HOME = {
     "Ancestral": "clearwater.sampling",
+    "Bound": "clearwater.likelihood",
+    "bound": "clearwater.likelihood",
     "Chain": "clearwater.chains",
+    "chain": "clearwater.chains",
     "ClearwaterError": "clearwater.errors",
     "Clipped": "clearwater.denoisers",
     "Config": "clearwater.config",
@@ -20,27 +23,34 @@ _HOME = {
     "Gaussian": "clearwater.gaussians",
     "InputError": "clearwater.errors",
     "Level": "clearwater.levels",
-    "Mean": "clearwater.targets",
+    "load_denoiser": "clearwater.training",
+    "load_images": "clearwater.data",
     "LowDiscrepancy": "clearwater.objectives",
+    "marginal": "clearwater.process",
+    "Mean": "clearwater.targets",
     "MinSNR": "clearwater.weights",
     "NetworkDenoiser": "clearwater.denoisers",
     "Objective": "clearwater.objectives",
     "Pair": "clearwater.levels",
-    "Prediction": "clearwater.targets",
-    "Score": "clearwater.targets",
-    "Trainer": "clearwater.training",
-    "UNet": "clearwater.networks",
-    "V": "clearwater.targets",
-    "Velocity": "clearwater.targets",
-    "X0": "clearwater.targets",
-    "chain": "clearwater.chains",
-    "load_denoiser": "clearwater.training",
-    "load_images": "clearwater.data",
-    "marginal": "clearwater.process",
     "posterior": "clearwater.process",
+    "Prediction": "clearwater.targets",
+    "RectifiedFlow": "clearwater.schedules",
+    "RunFolder": "clearwater.training",
     "sample": "clearwater.sampling",
     "sampling_states": "clearwater.sampling",
+    "Score": "clearwater.targets",
+    "Target": "clearwater.targets",
+    "Trainer": "clearwater.training",
     "transition": "clearwater.process",
+    "UNet": "clearwater.networks",
+    "Unweighted": "clearwater.weights",
+    "V": "clearwater.targets",
+    "Variance": "clearwater.variances",
+    "VE": "clearwater.schedules",
+    "Velocity": "clearwater.targets",
+    "VP": "clearwater.schedules",
+    "Weight": "clearwater.weights",
+    "X0": "clearwater.targets",
 }
 
 if TYPE_CHECKING:
@@ -51,19 +61,24 @@ if TYPE_CHECKING:
     from clearwater.errors import ClearwaterError, InputError
     from clearwater.gaussians import Gaussian
     from clearwater.levels import Level, Pair
+    from clearwater.likelihood import Bound, bound
     from clearwater.networks import UNet
     from clearwater.objectives import LowDiscrepancy, Objective
     from clearwater.process import marginal, posterior, transition
     from clearwater.sampling import Ancestral, sample, sampling_states
+    from clearwater.schedules import VE, VP, RectifiedFlow
     from clearwater.targets import X0, Eps, Mean, Prediction, Score, V, Velocity
-    from clearwater.training import EMA, Trainer, load_denoiser
-    from clearwater.variances import FixedLarge, FixedSmall
-    from clearwater.weights import MinSNR
+    from clearwater.training import EMA, RunFolder, Trainer, load_denoiser
+    from clearwater.variances import FixedLarge, FixedSmall, Variance
+    from clearwater.weights import MinSNR, Unweighted, Weight
 
 __all__ = [
     "EMA",
+    "VE",
+    "VP",
     "X0",
     "Ancestral",
+    "Bound",
     "Chain",
     "ClearwaterError",
     "Clipped",
@@ -82,11 +97,18 @@ __all__ = [
     "Objective",
     "Pair",
     "Prediction",
+    "RectifiedFlow",
+    "RunFolder",
     "Score",
+    "Target",
     "Trainer",
     "UNet",
+    "Unweighted",
     "V",
+    "Variance",
     "Velocity",
+    "Weight",
+    "bound",
     "chain",
     "load_denoiser",
     "load_images",

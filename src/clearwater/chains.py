@@ -40,6 +40,8 @@ class Chain:
             raise InputError(
                 f"Level 0 of a chain is data, with sigma = 0, but sigma there is {float(self.levels.sigma[0])}."
             )
+        if not bool((self.levels.time.diff() > 0).all()):
+            raise InputError("The times of a chain's levels rise from data to the prior, and these do not.")
         Pair(self.levels[:-1], self.levels[1:])  # refuses levels that are not in order
 
     @classmethod
@@ -140,7 +142,8 @@ def linear(T: int = 1000) -> Chain:
     (Nichol & Dhariwal 2021).
     """
     rate = 1000 / _steps(T)
-    return Chain.from_betas(torch.linspace(1e-4 * rate, 0.02 * rate, T, dtype=torch.float64))
+    # From the end, so that one step alone would be the last: too large, and refused.
+    return Chain.from_betas(torch.linspace(0.02 * rate, 1e-4 * rate, T, dtype=torch.float64).flip(0))
 
 
 def half_linear(T: int = 1000) -> Chain:

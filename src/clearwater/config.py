@@ -29,12 +29,15 @@ def _square(value: object) -> object:
     return (value, value) if isinstance(value, int) else value
 
 
-Count = Annotated[int, Field(ge=1)]
+# The upper limits are far beyond use: they catch slips of the finger before they ask for all the memory.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Small = Annotated[int, Field(ge=1, le=64)]
+Pixels = Annotated[int, Field(ge=1, le=8192)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 # The names that `chains` and `variances` know (a test compares them): torch is not loaded to check a setting.
 ChainName = Literal["linear", "half_linear", "cosine", "sigmoid"]
 VarianceName = Literal["fixed_small", "fixed_large"]
-Size = Annotated[tuple[Count, Count], BeforeValidator(_square)]
+Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_square)]
 
 
 class _Section(BaseModel):
@@ -60,11 +63,11 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """The U-Net. The schema's defaults are the CIFAR-10 network of Ho et al. 2020."""
 
-    channels: Count = _setting(128, "width of the first level")
-    multipliers: tuple[Count, ...] = _setting(
+    channels: int = _setting(128, "width of the first level", ge=4, le=8192)
+    multipliers: tuple[Small, ...] = _setting(
         (1, 2, 2, 2), "width of each level as a multiple of `channels`; each level halves the size", min_length=1
     )
-    blocks: Count = _setting(2, "residual blocks a level on the way down; one more on the way up")
+    blocks: Small = _setting(2, "residual blocks a level on the way down; one more on the way up")
     attention: tuple[Annotated[int, Field(ge=0)], ...] = _setting(
         (1,), "levels with self-attention, 0 = the finest; the middle always has it"
     )
@@ -73,14 +76,14 @@ class ModelConfig(_Section):
     group_size: Count | None = _setting(
         None, "channels a group of the normalisations; unset: 32 groups; multiples of 16 are fast on a processor"
     )
-    patch: Count = _setting(1, "pixels are folded patch × patch into channels at the input, and back at the output")
+    patch: Small = _setting(1, "pixels are folded patch × patch into channels at the input, and back at the output")
 
 
 class ChainConfig(_Section):
     """The noise levels and the reverse variance."""
 
     name: ChainName = _setting("linear", "linear, half_linear, cosine or sigmoid")
-    levels: Count = _setting(1000, "T, the number of steps from data to the prior")
+    levels: int = _setting(1000, "T, the number of steps from data to the prior", ge=1, le=10**6)
     variance: VarianceName = _setting("fixed_small", "fixed_small or fixed_large, of the reverse steps")
 
 
@@ -93,7 +96,7 @@ class ObjectiveConfig(_Section):
     weight: Literal["unweighted", "min_snr"] = _setting(
         "unweighted", "unweighted (with eps: L_simple), or min_snr: min(SNR, gamma) on the error of x_0"
     )
-    gamma: float = _setting(5.0, "of min_snr", gt=0, allow_inf_nan=True)
+    gamma: float = _setting(5.0, "of min_snr", gt=0)
     times: Literal["uniform", "low_discrepancy"] = _setting(
         "uniform", "uniform, or low_discrepancy: uniform too, but spread evenly over a batch"
     )
@@ -102,7 +105,7 @@ class ObjectiveConfig(_Section):
 class TrainingConfig(_Section):
     """The optimisation and its end."""
 
-    batch: Count = _setting(128, "images a step")
+    batch: int = _setting(128, "images a step", ge=1, le=10**6)
     steps: Count | None = _setting(None, "end after this many steps")
     minutes: float | None = _setting(None, "end after this much training time", gt=0)
     learning_rate: float = _setting(2e-4, "of Adam, after the warm-up", gt=0)

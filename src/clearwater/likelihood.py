@@ -153,7 +153,7 @@ def bound(
     Raises:
         InputError: the data is off the 8-bit grid.
     """
-    chain = denoiser.chain if chain is None else chain
+    chain = _levels(denoiser, chain)
     decoder = DiscretizedDecoder() if decoder is None else decoder
     x_0 = _on_grid(x_0)
     K, N = chain.T, len(x_0)
@@ -203,7 +203,7 @@ def estimate_bound(
     Raises:
         InputError: the data is off the 8-bit grid, or the budget is under 5 evaluations an image.
     """
-    chain = denoiser.chain if chain is None else chain
+    chain = _levels(denoiser, chain)
     decoder = DiscretizedDecoder() if decoder is None else decoder
     x_0 = _on_grid(x_0)
     K, N = chain.T, len(x_0)
@@ -228,7 +228,7 @@ def estimate_bound(
                 value = _evaluate(denoiser, part, chain.pair(k), decoder, noise).cpu()
                 if j == m:
                     decoders[half, own] = value
-                elif K > 1:
+                else:
                     weighted = value / (m * proposal[k - 2])
                     halves[half, own] += weighted
                     kl.index_add_(0, k - 2, weighted / (2 * N))
@@ -250,8 +250,6 @@ def estimate_bound(
 def _proposal(denoiser: Denoiser, x_0: Tensor, chain: Chain, pilot: int, rng: torch.Generator, batch: int) -> Tensor:
     """Probabilities of the levels 2..K, about proportional to the size of their terms, shape (K - 1,)."""
     K = chain.T
-    if K < 2:
-        return torch.ones(1, dtype=torch.float64)
     uniform = torch.full((K - 1,), 1 / (K - 1), dtype=torch.float64)
     if pilot < 1:
         return uniform
@@ -292,6 +290,13 @@ def _evaluate(denoiser: Denoiser, x_0: Tensor, pair: Pair, decoder: Decoder, rng
     return step_term(x_0, x_t, denoiser.reverse(x_t, pair), pair, decoder)
 
 
+def _levels(denoiser: Denoiser, chain: Chain | None) -> Chain:
+    chain = denoiser.chain if chain is None else chain
+    if chain.T < 2:
+        raise InputError("The bound needs a chain of at least 2 steps: its decoder's variance is that of the second.")
+    return chain
+
+
 def _batches(x: Tensor, batch: int) -> Iterator[tuple[int, Tensor]]:
     return ((first, x[first : first + batch]) for first in range(0, len(x), batch))
 
@@ -318,7 +323,7 @@ def fit_optimal_variance(
     batch: int = 256,
     progress: Callable[[float], None] | None = None,
 ) -> Optimal:
-    """Measures a model's error of eps at every level of its chain, and so its optimal variance.
+    """Measures a model's error of x_0 at every level of its chain, and so its optimal variance.
 
     Args:
         denoiser: the model, clipped or not as it will be used: the variance is optimal for its mean.
@@ -341,9 +346,8 @@ def fit_optimal_variance(
             with torch.inference_mode():
                 x_t = t.noise(part, eps)
                 predicted = denoiser(x_t, t).x_0
-                # The error of eps through that of x_0, which is the one that the mean has, clipped or not.
                 total += float((predicted - part).double().square().sum())
-        error[k - 1] = total / picked.numel() * float(chain.levels.snr[k])
+        error[k - 1] = total / picked.numel()
         if progress is not None:
             progress(k / chain.T)
     return Optimal(chain.levels.time[1:], error)

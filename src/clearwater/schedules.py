@@ -55,7 +55,10 @@ class CosineSchedule:
 
 @dataclass(frozen=True)
 class VE:
-    """Variance exploding: alpha = 1, sigma on EDM's grid (Karras et al. 2022, eq. 5), 0 at t = 0.
+    """Variance exploding: alpha = 1, sigma spaced as in Karras et al. 2022, eq. 5, and 0 at t = 0.
+
+    With t in place of the paper's fraction i / (N - 1): cut into a chain, the lowest level above data is one
+    step above sigma_min.
 
     Attributes:
         sigma_min: the smallest sigma above zero, reached as t falls to 0 (at t = 0 sigma is 0).

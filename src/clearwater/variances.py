@@ -84,26 +84,28 @@ class FixedSmall(LevelVariance):
 
 @dataclass(frozen=True)
 class Optimal(LevelVariance):
-    """beta-tilde + c_0² · (sigma_t / alpha_t)² · m_t: the best number a level for the mean that the model really has.
+    """beta-tilde + c_0² · E(x_0 - x̂_0)²: the best number a level for the mean that the model really has.
 
-    m_t is the model's mean squared error of eps, per dimension, measured over data. With an optimal mean it
-    is Analytic-DPM's (Bao et al. 2022, theorem 1), which is only then right. Between the times at which m was
-    measured it is interpolated.
+    The error of x_0, per dimension, is measured over data; (alpha / sigma)² times it is that of eps. With an
+    optimal mean it is Analytic-DPM's variance (Bao et al. 2022, theorem 1), which is only then right. Between
+    the times at which the error was measured it is interpolated.
 
     Attributes:
-        time: of the levels at which m was measured, rising, float64, shape (M,).
-        error: m at those levels, float64, shape (M,).
+        time: of the levels at which it was measured, rising, float64, shape (M,).
+        error: of x_0 at those levels, float64, shape (M,).
     """
 
     time: Tensor
     error: Tensor
 
     def __call__(self, pair: Pair) -> Tensor:
-        right = torch.searchsorted(self.time, pair.t.time.contiguous()).clamp(1, len(self.time) - 1)
-        low, high = self.time[right - 1], self.time[right]
-        fraction = ((pair.t.time - low) / (high - low)).clamp(0, 1)
-        m = self.error[right - 1] * (1 - fraction) + self.error[right] * fraction
-        return pair.posterior_variance + (pair.c_0 * pair.t.sigma / pair.t.alpha).square() * m
+        last = len(self.time) - 1
+        right = torch.searchsorted(self.time, pair.t.time.contiguous()).clamp(min(1, last), last)
+        left = (right - 1).clamp(min=0)
+        gap = (self.time[right] - self.time[left]).clamp(min=1e-300)
+        fraction = ((pair.t.time - self.time[left]) / gap).clamp(0, 1)
+        error = self.error[left] + fraction * (self.error[right] - self.error[left])
+        return pair.posterior_variance + pair.c_0.square() * error
 
 
 def _between(pair: Pair, v: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ class LearnedRange(Variance):
         if prediction.extra is None:
             raise InputError(
                 "A learned range needs a network with twice the channels of the image, and this one has no extra: "
-                "train with chain.variance=learned_range, or sample with --variance fixed_small."
+                "use a fixed variance, such as FixedSmall."
             )
         return _between(pair, (prediction.extra + 1) / 2)
 

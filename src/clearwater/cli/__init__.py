@@ -16,6 +16,8 @@ from clearwater.errors import ClearwaterError
 
 __all__ = ["app", "main", "run"]
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
 app = typer.Typer(
     name="clearwater",
     help="Denoising diffusion models: train on your images, sample, look.",
@@ -64,8 +66,9 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _fail(_of_system(error), 1)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "memory" in str(error):
-            return _fail("There is not enough memory: give a smaller --batch, or a smaller model.", 1)
+        # torch says it in words where the processor's memory is meant, and with a class of its own for a GPU's.
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+            return _fail("There is not enough memory for this: ask for less (batch, size, levels, model).", 1)
         raise
     return code if isinstance(code, int) else 0
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clearwater.cli.options import Batch, Data, Device, Levels, Run
+from clearwater.cli.options import Data, Device, Levels, Run
 from clearwater.cli.process import keep_freed_memory
-from clearwater.cli.progress import live_line, say
+from clearwater.cli.progress import live_line, say, say_skipped
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from clearwater.variances import Optimal
 
 __all__ = ["bound"]
-
-_BATCH = 250
 
 
 def bound(
@@ -45,7 +43,7 @@ def bound(
     clip: Annotated[bool, typer.Option("--clip/--no-clip", help="Clip each prediction to the data's range.")] = True,
     weights: Annotated[Literal["ema", "raw"], typer.Option(help="The averaged weights, or the last ones.")] = "ema",
     seed: Annotated[int, typer.Option(min=0, help="Of the noise and of the levels drawn.")] = 0,
-    batch: Batch = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time; another one draws other noise.")] = 250,
     plot: Annotated[Path | None, typer.Option(help="A .png of the KL by level.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     device: Device = "auto",
@@ -77,6 +75,7 @@ def bound(
         channels=config.data.channels,
         split="held_out" if data == BUILT_IN else "train",
     )
+    say_skipped(images)
     x_0 = (images.images[:n].to(torch.float64) / 127.5 - 1).to(chosen)
     if len(x_0) < 2:
         raise InputError(f"'{data}' has one image, and a bound with its standard error takes at least two.")
@@ -90,14 +89,13 @@ def bound(
         def progress(fraction: float) -> None:
             report(fraction, f"{len(x_0)} images, {chain.T} levels")
 
-        size = batch or _BATCH
         if budget is None:
             result = exact_bound(
-                denoiser, x_0, chain=chain, decoder=of_pixels, seed=seed, batch=size, progress=progress
+                denoiser, x_0, chain=chain, decoder=of_pixels, seed=seed, batch=batch, progress=progress
             )
         else:
             result = estimate_bound(
-                denoiser, x_0, budget, chain=chain, decoder=of_pixels, seed=seed, batch=size, progress=progress
+                denoiser, x_0, budget, chain=chain, decoder=of_pixels, seed=seed, batch=batch, progress=progress
             )
     for warning in folder.warnings:
         say(warning)

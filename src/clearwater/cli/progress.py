@@ -6,13 +6,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-__all__ = ["Report", "duration", "live_line", "say"]
+if TYPE_CHECKING:
+    from clearwater.data import ImageSet
 
+__all__ = ["Report", "duration", "live_line", "say", "say_skipped"]
+
+_SKIPPED_NAMED = 5
 _PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 
 
@@ -51,6 +55,14 @@ def live_line(title: str) -> Iterator[Report]:
 def say(sentence: str) -> None:
     """A line for the person at the terminal, on standard error: standard output is for results."""
     print(sentence, file=sys.stderr, flush=True)
+
+
+def say_skipped(images: ImageSet) -> None:
+    """Names broken files, the first few, and counts them."""
+    if images.skipped:
+        more = "; …" if len(images.skipped) > _SKIPPED_NAMED else ""
+        named = "; ".join(images.skipped[:_SKIPPED_NAMED])
+        say(f"Skipped {len(images.skipped)} broken image(s): {named}{more}")
 
 
 def duration(seconds: float) -> str:

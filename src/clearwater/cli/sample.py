@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -47,8 +47,7 @@ def sample(
     import numpy as np
     import torch
 
-    from clearwater.files import write_atomically
-    from clearwater.pictures import enlarged, grid, write_picture
+    from clearwater.pictures import enlarged, grid
     from clearwater.pictures.images import to_image
 
     keep_freed_memory()
@@ -63,25 +62,38 @@ def sample(
         "variance": variance or "the run's",
         "clip": clip,
     }
-    _clear(out)
-    write_atomically(out / _MANIFEST, json.dumps(made, indent=1).encode())
-    kept: list[Tensor] = []
-    with live_line("sampling") as report:
+    _refuse_other(out)
+    # Made beside, then moved in: an earlier sample stays until this one is complete.
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        kept: list[Tensor] = []
         done = 0
-        for images in sample_batches(
-            denoiser, chain, shape, n, seed, min(batch or _BATCH, n), chosen, lambda at: report(at, f"{n} images")
-        ):
-            for image in images:
-                write_picture(out / f"{done:06d}.png", to_image(image))
-                done += 1
-            if npz or sum(len(part) for part in kept) < _IN_GRID:
-                kept.append(images)
-    every = torch.cat(kept)
-    write_picture(out / "grid.png", enlarged(grid(every[:_IN_GRID])))
-    if npz:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=every.permute(0, 2, 3, 1).numpy())
-        write_atomically(out / "samples.npz", buffer.getvalue())
+        with live_line("sampling") as report:
+            for images in sample_batches(
+                denoiser, chain, shape, n, seed, min(batch or _BATCH, n), chosen, lambda at: report(at, f"{n} images")
+            ):
+                for image in images:
+                    to_image(image).save(part / f"{done:06d}.png")
+                    done += 1
+                if npz or sum(len(earlier) for earlier in kept) < _IN_GRID:
+                    kept.append(images)
+        every = torch.cat(kept)
+        enlarged(grid(every[:_IN_GRID])).save(part / "grid.png")
+        if npz:
+            np.savez_compressed(part / "samples.npz", images=every.permute(0, 2, 3, 1).numpy())
+        (part / _MANIFEST).write_text(json.dumps(made, indent=1), encoding="utf-8")
+        if out.is_dir():
+            _empty(out)
+            for path in part.iterdir():
+                path.rename(out / path.name)
+            part.rmdir()
+        else:
+            part.rename(out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     say(f"{n} image(s) in '{out}'; look at {out / 'grid.png'}")
 
 
@@ -128,13 +140,16 @@ def sample_batches(
         yield to_uint8(state.x)
 
 
-def _clear(out: Path) -> None:
-    """Makes the folder, or empties it of an earlier sample; refuses one that holds anything else."""
+def _refuse_other(out: Path) -> None:
+    """Refuses a folder that holds anything but an earlier sample."""
     if out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file: give --out a folder that does not exist, is empty or holds samples.")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / _MANIFEST).is_file():
-            raise InputError(f"'{out}' holds something that is not a sample: give --out an empty or a new folder.")
-        for made in [*out.glob("[0-9]" * 6 + ".png"), out / "grid.png", out / "samples.npz"]:
-            made.unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
+    if out.is_dir() and any(out.iterdir()) and not (out / _MANIFEST).is_file():
+        raise InputError(f"'{out}' holds something that is not a sample: give --out an empty or a new folder.")
+
+
+def _empty(out: Path) -> None:
+    """Removes an earlier sample, and nothing else, from its folder."""
+    images = [path for path in out.glob("*.png") if path.stem.isdecimal()]
+    for made in [*images, out / "grid.png", out / "samples.npz", out / _MANIFEST]:
+        made.unlink(missing_ok=True)

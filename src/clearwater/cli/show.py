@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clearwater.cli.options import Data, Device, Levels, Run, Seed
-from clearwater.cli.progress import live_line, say
+from clearwater.cli.progress import live_line, say, say_skipped
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def forward(
 
     moves = _moves(out)
     levels = named_chain(chain)
-    images = load_images(data).images
+    loaded = load_images(data)
+    say_skipped(loaded)
+    images = loaded.images
     of_seed = generator(seed, "forward")
     picked = images[torch.randperm(len(images), generator=of_seed)[: 16 if moves else _ROWS]]
     x_0 = picked.float() / 127.5 - 1

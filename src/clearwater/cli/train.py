@@ -13,7 +13,8 @@ import typer
 
 from clearwater.cli.options import Data, Device, Out
 from clearwater.cli.process import keep_freed_memory
-from clearwater.cli.progress import duration, live_line, say
+from clearwater.cli.progress import duration, live_line, say, say_skipped
+from clearwater.errors import InputError
 
 if TYPE_CHECKING:
     from clearwater.config import Config
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from clearwater.training import RunFolder, Trainer
 
 __all__ = ["prepare", "run_training", "train"]
-
-_SKIPPED_NAMED = 5
 
 
 def train(
@@ -78,21 +77,23 @@ def prepare(settings: Config, out: Path) -> tuple[Config, ImageSet, RunFolder]:
 
     from clearwater.assembly import build_denoiser
     from clearwater.data import BUILT_IN, load_images
+    from clearwater.files import write_atomically
     from clearwater.training import RunFolder
 
     images = load_images(settings.data.source, size=settings.data.size, channels=settings.data.channels)
-    if images.skipped:
-        named = "; ".join(images.skipped[:_SKIPPED_NAMED])
-        more = "; …" if len(images.skipped) > _SKIPPED_NAMED else ""
-        say(f"Skipped {len(images.skipped)} broken image(s): {named}{more}")
+    say_skipped(images)
     channels, height, width = images.shape
     source = settings.data.source
     if source != BUILT_IN:
         source = str(Path(source).resolve())  # the run can be gone on with from anywhere
+        if not source.isascii() and source.encode(errors="replace") != source.encode(errors="surrogateescape"):
+            raise InputError(f"The path {source!r} is not valid text, and a run's settings are: rename the folder.")
     found = settings.data.model_copy(update={"source": source, "size": (height, width), "channels": channels})
     settings = settings.model_copy(update={"data": found})
     build_denoiser(settings, torch.device("meta"))  # refuses a model that cannot be, before anything is written
     run = RunFolder.create(out, settings)
+    if images.skipped:
+        write_atomically(out / "skipped.txt", "\n".join([*images.skipped, ""]).encode(errors="surrogateescape"))
     say(f"{len(images.images):,} images of {height} × {width}, {'grey' if channels == 1 else 'RGB'}.")
     return settings, images, run
 
@@ -106,7 +107,7 @@ def run_training(trainer: Trainer, run: RunFolder) -> bool:
         say(warning)
     parameters = sum(parameter.numel() for parameter in trainer.denoiser.network.parameters())
     say(f"{parameters / 1e6:.2f} M parameters." + (f" Going on from step {trainer.step}." if trainer.step else ""))
-    finished, entries = False, len(run.entries())
+    finished = False
     with live_line("training") as report, _interruption_stops(trainer):
         for event in trainer:
             match event:
@@ -126,13 +127,13 @@ def run_training(trainer: Trainer, run: RunFolder) -> bool:
                             "images_per_second": round(event.images_per_second, 1),
                         }
                     )
-                    entries += 1
                 case Saved():
                     pass
                 case Stopped():
                     finished = event.finished
+    entries = run.entries()
     if entries:
-        write_picture(run.path / "loss.png", plot_loss(run.entries()))
+        write_picture(run.path / "loss.png", plot_loss(entries))
     return finished
 
 

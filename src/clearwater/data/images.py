@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -43,9 +44,16 @@ class ImageSet:
         _, C, H, W = self.images.shape
         return C, H, W
 
+    def digest(self) -> str:
+        """A hash of the images and their order, by which a run knows its data again."""
+        content = hashlib.blake2b(repr(tuple(self.images.shape)).encode(), digest_size=16)
+        for first in range(0, len(self.images), 4096):
+            content.update(self.images[first : first + 4096].contiguous().numpy().data)
+        return content.hexdigest()
+
 
 def load_images(
-    source: str, *, size: tuple[int, int] | None = None, channels: int | None = None, split: Split = "train"
+    source: str | Path, *, size: tuple[int, int] | None = None, channels: int | None = None, split: Split = "train"
 ) -> ImageSet:
     """The images of `fashion-mini`, or of a folder and the folders in it.
 
@@ -64,7 +72,7 @@ def load_images(
         raise InputError(f"Images are read with 1 channel (grey) or 3 (RGB), not {channels}.")
     if size is not None and min(size) < 1:
         raise InputError(f"An image size is two whole numbers above zero, not {size[0]} × {size[1]}.")
-    if source == BUILT_IN:
+    if str(source) == BUILT_IN:
         return _built_in(size, channels, split)
     if split != "train":
         raise InputError(f"Only {BUILT_IN} has a held-out part: name a folder of other images instead.")

@@ -73,6 +73,8 @@ class UNet(nn.Module):
             raise InputError(
                 f"Attention can stand at levels 0 to {len(multipliers) - 1} of this U-Net, not at {list(attention)}."
             )
+        if channels < 4:
+            raise InputError(f"A U-Net has at least 4 channels, so that it can tell times apart, not {channels}.")
         if heads < 1 or any(channels * multiplier % heads for multiplier in multipliers):
             raise InputError(f"{channels} channels cannot be divided among {heads} attention heads.")
         features = 4 * channels

@@ -29,6 +29,7 @@ from clearwater.variances import Optimal
 __all__ = ["Checkpoint", "Place", "RunFolder"]
 
 _KEPT = 2
+_ENDS = ("training.steps ", "training.minutes ")
 _STATE_FORMAT = 1
 
 
@@ -38,6 +39,7 @@ class Checkpoint:
 
     Attributes:
         step, seconds, images: steps done, training time, images seen.
+        data: digest of the images that were trained on.
         averaged: the averaged weights by parameter name.
         network: the weights in training by parameter name.
         optimizer: the optimiser's tensors, "parameter name/moment".
@@ -46,6 +48,7 @@ class Checkpoint:
     step: int
     seconds: float
     images: int
+    data: str
     averaged: dict[str, Tensor]
     network: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -60,6 +63,7 @@ class Place(BaseModel):
     step: int
     seconds: float
     images: int
+    data: str
 
 
 class RunFolder:
@@ -73,6 +77,8 @@ class RunFolder:
     def create(cls, path: Path, config: Config) -> RunFolder:
         """The run folder at `path`: a new one, or the one of an earlier run with the same configuration.
 
+        The end of training alone may differ: the run then goes on to the new end.
+
         Raises:
             InputError: the folder holds something else, or a run with another configuration.
         """
@@ -81,7 +87,9 @@ class RunFolder:
             raise InputError(f"'{path}' is a file: give --out a folder that does not exist, is empty or holds a run.")
         if run._config_path.is_file():
             differences = run.config().differences(config)
-            if differences:
+            if differences and all(name.startswith(_ENDS) for name in differences):
+                write_atomically(run._config_path, config.to_toml().encode())  # the same run to another end
+            elif differences:
                 raise InputError(
                     f"'{path}' holds a run with other settings (there and now: {'; '.join(differences)}): "
                     "repeat its own command to go on with it, or give --out another folder."
@@ -131,7 +139,9 @@ class RunFolder:
                     **{f"optimizer/{name}": value for name, value in checkpoint.optimizer.items()},
                 },
             )
-            place = Place(step=checkpoint.step, seconds=checkpoint.seconds, images=checkpoint.images)
+            place = Place(
+                step=checkpoint.step, seconds=checkpoint.seconds, images=checkpoint.images, data=checkpoint.data
+            )
             write_through(part / "state.json", place.model_dump_json().encode())
             sync(part)
             if folder.exists():  # torn, perhaps: training came here again from an earlier one
@@ -142,8 +152,10 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        for old in self._folders()[:-_KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        # Later ones could not be read, or training would not be here; earlier ones beyond the last few are spent.
+        earlier = [other for other in self._folders() if other.name <= folder.name]
+        for spent in set(self._folders()) - set(earlier[-_KEPT:]):
+            shutil.rmtree(spent, ignore_errors=True)
         return folder
 
     def latest(self) -> Checkpoint | None:
@@ -159,6 +171,7 @@ class RunFolder:
                 step=place.step,
                 seconds=place.seconds,
                 images=place.images,
+                data=place.data,
                 averaged=averaged,
                 network=_below(state, "network/"),
                 optimizer=_below(state, "optimizer/"),
@@ -202,7 +215,7 @@ class RunFolder:
 
     def entries(self) -> list[dict[str, float]]:
         """The log, in the order of the steps; what an interruption made obsolete is left out."""
-        by_step: dict[float, dict[str, float]] = {}
+        kept: list[dict[str, float]] = []
         if self._log_path.is_file():
             for line in self._log_path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
@@ -210,9 +223,10 @@ class RunFolder:
                 except ValueError:  # the last line, torn when the machine went down
                     continue
                 # A resumed run logs steps again from where it took up; they replace what came after.
-                by_step = {step: kept for step, kept in by_step.items() if step < entry["step"]}
-                by_step[entry["step"]] = entry
-        return list(by_step.values())
+                while kept and kept[-1]["step"] >= entry["step"]:
+                    kept.pop()
+                kept.append(entry)
+        return kept
 
     @property
     def _config_path(self) -> Path:

@@ -15,7 +15,7 @@ from clearwater.assembly import build_denoiser, build_objective
 from clearwater.config import Config
 from clearwater.data import Batches, ImageSet
 from clearwater.denoisers import NetworkDenoiser
-from clearwater.errors import ClearwaterError
+from clearwater.errors import ClearwaterError, InputError
 from clearwater.randomness import derived_seed, generator
 from clearwater.training.budget import budget, learning_rate_factor
 from clearwater.training.checkpoint import Checkpoint, RunFolder
@@ -87,6 +87,7 @@ class Trainer:
         self._budget = budget(training)
         self._run = run
         self._stop = False
+        self._saved = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(training.seed, "weights"))
             self.denoiser = build_denoiser(config, device)
@@ -100,6 +101,7 @@ class Trainer:
             self._network.parameters(), lr=training.learning_rate, betas=training.betas, fused=device.type != "mps"
         )
         self.ema = EMA(self._network, training.ema_decay, training.ema_gamma)
+        self._data_digest = data.digest()
         checkpoint = run.latest() if run else None
         if checkpoint is not None:
             self._load(checkpoint)
@@ -163,7 +165,7 @@ class Trainer:
 
     def _refuse_nonfinite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
-            kept = "the last checkpoint is kept" if self._run is not None else "nothing was saved"
+            kept = "the last checkpoint is kept" if self._saved else "nothing was saved yet"
             raise ClearwaterError(
                 f"{what} is {value} after step {self.step}, so training cannot go on; {kept}. "
                 "Try a lower training.learning_rate, or training.precision=fp32."
@@ -183,13 +185,22 @@ class Trainer:
             step=self.step,
             seconds=self.seconds,
             images=self.images_seen,
+            data=self._data_digest,
             averaged=self.ema.parameters,
             network=live,
             optimizer=optimizer,
         )
-        return Saved(run.save(checkpoint, self.config), self.step)
+        folder = run.save(checkpoint, self.config)
+        self._saved = True
+        return Saved(folder, self.step)
 
     def _load(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.data != self._data_digest:
+            raise InputError(
+                f"The images in '{self.config.data.source}' are not those that this run was trained on: put them "
+                "back to go on with it, or train on these with another --out."
+            )
+        self._saved = True
         self.step, self.seconds = checkpoint.step, checkpoint.seconds
         self.ema.load(checkpoint.averaged)
         with torch.no_grad():
