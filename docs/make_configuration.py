@@ -15,8 +15,9 @@ the one before: the recipe (`--recipe`, one of {recipes}), the file (`--config F
 `--seed`, `--size`). The last word on the end of training, in steps or minutes, replaces the one before.
 What a run was made with is in its `config.toml`, which is itself a file for `--config`.
 
-This page is made from the schema by `docs/make_configuration.py`. The defaults here are the schema's; a
-recipe sets what it says in `src/clearwater/recipes/`.
+The defaults below are the schema's, which is Ho's CIFAR-10 model; what a run starts from is its recipe, `small`
+unless another is named, in `src/clearwater/recipes/`. This page is made from the schema by
+`docs/make_configuration.py`.
 """
 
 

@@ -29,19 +29,20 @@ _ENDS = st.one_of(
     _COUNTS.map(lambda steps: {"steps": steps}),
     st.floats(1e-6, 1e6).map(lambda minutes: {"minutes": minutes}),
 )
+_PIXELS = st.integers(1, 8192)
 _CONFIGS = st.builds(
     Config,
     data=st.builds(
         DataConfig,
         source=st.text(st.characters(codec="utf-8")),
-        size=st.one_of(st.none(), _COUNTS, st.tuples(_COUNTS, _COUNTS)),
+        size=st.one_of(st.none(), _PIXELS, st.tuples(_PIXELS, _PIXELS)),
         channels=st.sampled_from([None, 1, 3]),
         flip=st.booleans(),
     ),
     model=st.builds(
         ModelConfig,
-        channels=_COUNTS,
-        multipliers=st.lists(_COUNTS, min_size=1).map(tuple),
+        channels=st.integers(4, 8192),
+        multipliers=st.lists(st.integers(1, 64), min_size=1).map(tuple),
         attention=st.lists(st.integers(0, 9)).map(tuple),
         dropout=st.floats(0, 1, exclude_max=True),
         group_size=st.one_of(st.none(), _COUNTS),

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from clearwater.process import marginal, posterior, transition
     from clearwater.sampling import Ancestral, sample, sampling_states
     from clearwater.schedules import VE, VP, RectifiedFlow
-    from clearwater.targets import X0, Eps, Mean, Prediction, Score, V, Velocity
+    from clearwater.targets import X0, Eps, Mean, Prediction, Score, Target, V, Velocity
     from clearwater.training import EMA, RunFolder, Trainer, load_denoiser
     from clearwater.variances import FixedLarge, FixedSmall, Variance
     from clearwater.weights import MinSNR, Unweighted, Weight

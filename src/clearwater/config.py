@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -38,6 +39,9 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 ChainName = Literal["linear", "half_linear", "cosine", "sigmoid"]
 VarianceName = Literal["fixed_small", "fixed_large"]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_square)]
+
+
+_ARRAY = re.compile(r"\[\n((?: +[^\n]*,\n)+)\]")  # as tomli_w writes them: a line an element
 
 
 class _Section(BaseModel):
@@ -142,7 +146,8 @@ class Config(_Section):
 
     def to_toml(self) -> str:
         """The configuration as TOML; what is unset is left out."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        text = tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        return _ARRAY.sub(lambda array: f"[{' '.join(array[1].split()).rstrip(',')}]", text)
 
     @classmethod
     def from_toml(cls, text: str, origin: str) -> Config:

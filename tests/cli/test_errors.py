@@ -189,7 +189,7 @@ def test_too_little_memory_is_one_sentence(
         raise error
 
     monkeypatch.setattr("clearwater.training.RunFolder.open", exhausted)
-    assert "--batch" in _sentence("info RUN", 1, capsys, Path(), trained)
+    assert "not enough memory" in _sentence("info RUN", 1, capsys, Path(), trained)
 
 
 def test_the_process_ends_with_the_code_and_the_sentence(tmp_path: Path) -> None:

@@ -169,11 +169,17 @@ def test_a_torn_model_is_named_and_the_one_before_sampled(
 def test_a_full_disk_is_one_sentence(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(descriptor: int) -> None:
+    def full(image: Image.Image, path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
-    assert run(["sample", str(trained), "--out", str(tmp_path / "out"), "--n", "1"]) == 1
+    command = ["sample", str(trained), "--out", str(tmp_path / "out"), "--n", "1"]
+    assert run(command) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert run([*command, "--seed", "1"]) == 1
+    # What was sampled before is all there, and nothing else is left behind.
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if line.startswith("Error: ")] == said[-1:]
     assert "No space left on device" in said[-1]

@@ -137,7 +137,7 @@ def test_the_images_and_the_parameters_are_told(train: Callable[..., int], tmp_p
     )
     assert "6 images of 8 × 8, grey." in said.err.splitlines()
     assert f"{parameters / 1e6:.2f} M parameters." in said.err
-    assert f"clearwater sample {tmp_path / 'run'} " in said.err  # what to do next
+    assert f" sample {tmp_path / 'run'} " in said.err  # what to do next
     assert said.out == ""
 
 

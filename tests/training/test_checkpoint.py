@@ -29,6 +29,7 @@ def _checkpoint(step: int) -> Checkpoint:
         step=step,
         seconds=step / 2,
         images=4 * step,
+        data="digest",
         averaged={"a.weight": full(0, 2, 3), "b": full(0, 3)},
         network={"a.weight": full(0.25, 2, 3), "b": full(0.25, 3)},
         optimizer={"a.weight/exp_avg": full(0.5, 2, 3), "b/exp_avg": full(0.5, 3)},
@@ -71,7 +72,8 @@ def test_a_checkpoint_is_a_folder_of_four_files(tiny: Callable[..., Config], tmp
         "state.json",
     }
     assert Config.from_toml((folder / "config.toml").read_text(), "checkpoint") == config
-    assert json.loads((folder / "state.json").read_text()) == {"format": 1, "step": 3, "seconds": 1.5, "images": 12}
+    place = {"format": 1, "step": 3, "seconds": 1.5, "images": 12, "data": "digest"}
+    assert json.loads((folder / "state.json").read_text()) == place
     model = load_file(folder / "model.safetensors")
     assert {name: value.tolist() for name, value in model.items()} == {
         name: value.tolist() for name, value in _checkpoint(3).averaged.items()

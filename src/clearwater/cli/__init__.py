@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
     except ClearwaterError as error:
         return _fail(str(error), error.exit_code)
     except typer.TyperException as error:
-        message = error.format_message()
+        message = error.format_message().replace("Value error, ", "")
         return _fail(message, error.exit_code) if message else error.exit_code
     except typer.Abort:
         return _fail("Interrupted.", 130)

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clearwater.cli.options import Data, Device, Levels, Run
+from clearwater.cli.optimal import optimal_variance
+from clearwater.cli.options import Data, Device, Levels, Run, Variance
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say, say_skipped
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
     from clearwater.chains import Chain
-    from clearwater.denoisers import NetworkDenoiser
     from clearwater.likelihood import Bound
-    from clearwater.training import RunFolder
-    from clearwater.variances import Optimal
 
 __all__ = ["bound"]
 
@@ -28,10 +26,7 @@ def bound(
     run: Run,
     data: Data,
     levels: Levels = None,
-    variance: Annotated[
-        Literal["fixed_small", "fixed_large", "optimal"] | None,
-        typer.Option("--variance", help="Variance of the reverse steps.", show_default="the run's"),
-    ] = None,
+    variance: Variance = None,
     budget: Annotated[
         int | None,
         typer.Option(min=1, help="Estimate from about this many network evaluations.", show_default="all levels"),
@@ -76,11 +71,14 @@ def bound(
         split="held_out" if data == BUILT_IN else "train",
     )
     say_skipped(images)
+    _, height, width = images.shape
+    colours = "grey" if len(images.images[0]) == 1 else "RGB"
+    say(f"{len(images.images[:n]):,} images, as the run sees them: {height} × {width}, {colours}.")
     x_0 = (images.images[:n].to(torch.float64) / 127.5 - 1).to(chosen)
     if len(x_0) < 2:
         raise InputError(f"'{data}' has one image, and a bound with its standard error takes at least two.")
     if variance == "optimal":
-        network = replace(network, variance=_optimal(folder, network, clip=clip, weights=weights))
+        network = replace(network, variance=optimal_variance(folder, network, clip=clip, weights=weights))
     denoiser: Denoiser = Clipped(network) if clip else network
     chain = denoiser.chain if levels is None else denoiser.chain.strided(levels)
     of_pixels = DensityDecoder() if decoder == "density" else DiscretizedDecoder()
@@ -142,26 +140,3 @@ def _print_table(result: Bound, chain: Chain, evaluated: dict[str, Any]) -> None
         f"± {result.stderr:.4f} for these images, ± {result.stderr_of_population:.4f} for all images like them; "
         f"{result.evaluations:,} network evaluations"
     )
-
-
-def _optimal(folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights: str) -> Optimal:
-    """The run's optimal variance: measured once on its own training images, and kept with it."""
-    from clearwater.data import load_images
-    from clearwater.denoisers import Clipped
-    from clearwater.likelihood import fit_optimal_variance
-
-    key = {"step": str(folder.model()[1].step), "clipped": str(clip), "weights": weights}
-    stored = folder.load_variance(key)
-    if stored is not None:
-        return stored
-    data = folder.config().data
-    images = load_images(data.source, size=data.size, channels=data.channels).images
-    device = next(network.network.parameters()).device
-    with live_line("measuring the optimal variance") as report:
-        fitted = fit_optimal_variance(
-            Clipped(network) if clip else network,
-            (images.float() / 127.5 - 1).to(device),
-            progress=lambda fraction: report(fraction, "on training images"),
-        )
-    folder.save_variance(fitted, key)
-    return fitted

@@ -9,7 +9,7 @@ import typer
 
 from clearwater.cli.options import Device
 from clearwater.cli.process import keep_freed_memory
-from clearwater.cli.progress import live_line, say
+from clearwater.cli.progress import command, live_line, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,4 +63,4 @@ def demo(
     write_picture(out / "grid.png", enlarged(grid(to_uint8(last.x))))
     write_animation(out / "reverse.gif", frames)
     say(f"Look at {out / 'grid.png'}, {out / 'reverse.gif'}, {out / 'forward.gif'} and {out / 'loss.png'}.")
-    say(f"More of them: clearwater sample {out} --n 100 --out {out / 'samples'}")
+    say(f"More of them: {command('sample', out, '--n', 100, '--out', out / 'samples')}")

@@ -24,6 +24,8 @@ Levels = Annotated[
     typer.Option("--levels", min=1, help="Steps of the sampler.", show_default="all levels of the chain"),
 ]
 Variance = Annotated[
-    Literal["fixed_small", "fixed_large"] | None,
-    typer.Option("--variance", help="Variance of the reverse steps.", show_default="the run's"),
+    Literal["fixed_small", "fixed_large", "optimal"] | None,
+    typer.Option(
+        "--variance", help="Variance of the reverse steps; optimal is measured once.", show_default="the run's"
+    ),
 ]

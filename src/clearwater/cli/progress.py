@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 if TYPE_CHECKING:
     from clearwater.data import ImageSet
 
-__all__ = ["Report", "duration", "live_line", "say", "say_skipped"]
+__all__ = ["Report", "command", "duration", "live_line", "say", "say_skipped"]
 
 _SKIPPED_NAMED = 5
 _PLAIN_SECONDS = 10.0  # between lines where there is no terminal
@@ -63,6 +64,11 @@ def say_skipped(images: ImageSet) -> None:
         more = "; …" if len(images.skipped) > _SKIPPED_NAMED else ""
         named = "; ".join(images.skipped[:_SKIPPED_NAMED])
         say(f"Skipped {len(images.skipped)} broken image(s): {named}{more}")
+
+
+def command(*words: object) -> str:
+    """A command line to suggest, with the name by which this program can be called here."""
+    return " ".join([(shutil.which("clearwater") and "clearwater") or sys.argv[0], *map(str, words)])
 
 
 def duration(seconds: float) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from clearwater.cli.optimal import optimal_variance
 from clearwater.cli.options import Batch, Device, Levels, Out, Run, Seed, Variance
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say
@@ -85,6 +87,8 @@ def sample(
             np.savez_compressed(part / "samples.npz", images=every.permute(0, 2, 3, 1).numpy())
         (part / _MANIFEST).write_text(json.dumps(made, indent=1), encoding="utf-8")
         if out.is_dir():
+            if (out / _MANIFEST).is_file():
+                say(f"The earlier sample in '{out}' is replaced.")
             _empty(out)
             for path in part.iterdir():
                 path.rename(out / path.name)
@@ -98,7 +102,7 @@ def sample(
 
 
 def load_for_sampling(
-    run: Path, *, variance: Literal["fixed_small", "fixed_large"] | None, clip: bool, device: str
+    run: Path, *, variance: Literal["fixed_small", "fixed_large", "optimal"] | None, clip: bool, device: str
 ) -> tuple[Denoiser, tuple[int, int, int], torch.device]:
     """The run's denoiser, ready to sample, the shape (C, H, W) of its images, and the device it is on."""
     from clearwater.assembly import pick_device
@@ -107,7 +111,9 @@ def load_for_sampling(
 
     chosen = pick_device(device)
     folder = RunFolder.open(run)
-    denoiser = load_denoiser(folder, chosen, variance=variance)
+    denoiser = load_denoiser(folder, chosen, variance=None if variance == "optimal" else variance)
+    if variance == "optimal":
+        denoiser = replace(denoiser, variance=optimal_variance(folder, denoiser, clip=clip))
     for warning in folder.warnings:
         say(warning)
     data = folder.config().data

@@ -86,7 +86,7 @@ def reverse(run: Run, out: PictureFile, seed: Seed = 0, levels: Levels = None, d
 @app.command()
 def chain(
     name: Annotated[str, typer.Argument(help="linear, half_linear, cosine or sigmoid.", show_default=False)],
-    out: PictureFile,
+    out: Annotated[Path, typer.Option("--out", help="The file, .png.", show_default=False)],
     levels: Annotated[int, typer.Option("--levels", min=1, help="Steps of the chain.")] = 1000,
 ) -> None:
     """Plot the beta, alpha_bar and log-SNR of a chain (.png)."""

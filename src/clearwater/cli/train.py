@@ -13,7 +13,7 @@ import typer
 
 from clearwater.cli.options import Data, Device, Out
 from clearwater.cli.process import keep_freed_memory
-from clearwater.cli.progress import duration, live_line, say, say_skipped
+from clearwater.cli.progress import command, duration, live_line, say, say_skipped
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,8 +64,11 @@ def train(
     from clearwater.training import Trainer
 
     trainer = Trainer(settings, images, chosen, run)
+    before = trainer.step
     if run_training(trainer, run):
-        say(f"Trained: '{out}'. Now sample from it: clearwater sample {out} --out {out}/samples")
+        if trainer.step == before:
+            say(f"'{out}' was finished before, after {before} steps: repeat with more --steps or --minutes to go on.")
+        say(f"Trained: '{out}'. Now sample from it: {command('sample', out, '--out', out / 'samples')}")
     else:
         say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")
         raise typer.Exit(130)
@@ -80,6 +83,7 @@ def prepare(settings: Config, out: Path) -> tuple[Config, ImageSet, RunFolder]:
     from clearwater.files import write_atomically
     from clearwater.training import RunFolder
 
+    RunFolder.refuse_other(out)  # before a large folder is read for nothing
     images = load_images(settings.data.source, size=settings.data.size, channels=settings.data.channels)
     say_skipped(images)
     channels, height, width = images.shape

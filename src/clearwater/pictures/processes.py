@@ -15,7 +15,7 @@ from clearwater.sampling import StepState
 __all__ = ["forward_frames", "forward_strip", "reverse_frames", "reverse_strip"]
 
 
-_LONGEST_FRAME = 500  # noise does not compress: a larger animation would be many megabytes
+_LONGEST_FRAME = 600  # noise does not compress: a larger animation would be many megabytes
 
 
 def _shown(T: int, count: int) -> list[int]:

@@ -82,9 +82,8 @@ class RunFolder:
         Raises:
             InputError: the folder holds something else, or a run with another configuration.
         """
+        cls.refuse_other(path)
         run = cls(path)
-        if path.exists() and not path.is_dir():
-            raise InputError(f"'{path}' is a file: give --out a folder that does not exist, is empty or holds a run.")
         if run._config_path.is_file():
             differences = run.config().differences(config)
             if differences and all(name.startswith(_ENDS) for name in differences):
@@ -95,11 +94,17 @@ class RunFolder:
                     "repeat its own command to go on with it, or give --out another folder."
                 )
             return run
-        if path.is_dir() and any(path.iterdir()):
-            raise InputError(f"'{path}' holds something that is not a run: give --out an empty or a new folder.")
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(run._config_path, config.to_toml().encode())
         return run
+
+    @classmethod
+    def refuse_other(cls, path: Path) -> None:
+        """Refuses, with an `InputError`, a path where something is that is not a run."""
+        if path.exists() and not path.is_dir():
+            raise InputError(f"'{path}' is a file: give --out a folder that does not exist, is empty or holds a run.")
+        if path.is_dir() and not cls(path)._config_path.is_file() and any(path.iterdir()):
+            raise InputError(f"'{path}' holds something that is not a run: give --out an empty or a new folder.")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
