@@ -26,9 +26,8 @@ from clearwater import (
 )
 from clearwater.analytic import ExactDenoiser, gaussian_data
 from clearwater.chains import Chain
+from clearwater.decoders import DensityDecoder, DiscretizedDecoder
 from clearwater.likelihood import (
-    DensityDecoder,
-    DiscretizedDecoder,
     bound,
     estimate_bound,
     fit_optimal_variance,

@@ -9,7 +9,6 @@ decoder, which sees 8-bit images: values on the grid 2·pixel/255 - 1. All of it
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from clearwater.chains import Chain
+from clearwater.decoders import Decoder, DiscretizedDecoder
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
@@ -27,9 +27,6 @@ from clearwater.variances import Optimal
 
 __all__ = [
     "Bound",
-    "Decoder",
-    "DensityDecoder",
-    "DiscretizedDecoder",
     "bound",
     "estimate_bound",
     "fit_optimal_variance",
@@ -37,41 +34,7 @@ __all__ = [
     "step_term",
 ]
 
-_HALF_BIN = 1 / 255
 _GRID_TOLERANCE = 1e-3  # of a grey value: float32 data is within 1e-5 of the grid
-
-
-class Decoder(ABC):
-    """log p(x_0 | x_1) of 8-bit data."""
-
-    @abstractmethod
-    def __call__(self, x_0: Tensor, reverse: Gaussian) -> Tensor:
-        """Per element, in nats, shape of `x_0`, whose values are on the grid 2·pixel/255 - 1."""
-
-
-class DiscretizedDecoder(Decoder):
-    """The mass of the Gaussian on the pixel's bin, the two end bins open (Ho et al. 2020, eq. 13)."""
-
-    def __call__(self, x_0: Tensor, reverse: Gaussian) -> Tensor:
-        deviation = reverse.variance.sqrt()
-        upper = (x_0 + _HALF_BIN - reverse.mean) / deviation
-        lower = (x_0 - _HALF_BIN - reverse.mean) / deviation
-        # Reflected, where need be, into the lower tail: there log Φ keeps its digits however far out.
-        flip = upper + lower > 0
-        high = torch.where(flip, -lower, upper)
-        low = torch.where(flip, -upper, lower)
-        log_high = torch.special.log_ndtr(high)
-        inside = log_high + (-torch.expm1(torch.special.log_ndtr(low) - log_high)).log()
-        open_below, open_above = x_0 < -1 + _HALF_BIN, x_0 > 1 - _HALF_BIN
-        ends = torch.where(open_below, torch.special.log_ndtr(upper), torch.special.log_ndtr(-lower))
-        return torch.where(open_below | open_above, ends, inside)
-
-
-class DensityDecoder(Decoder):
-    """The density times the bin's width, 2/255: what the discretized decoder tends to for small bins."""
-
-    def __call__(self, x_0: Tensor, reverse: Gaussian) -> Tensor:
-        return reverse.log_prob(x_0) + math.log(2 * _HALF_BIN)
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,10 @@ def bound(
 
     from clearwater.assembly import pick_device
     from clearwater.data import BUILT_IN, load_images
+    from clearwater.decoders import DensityDecoder, DiscretizedDecoder
     from clearwater.denoisers import Clipped, Denoiser
-    from clearwater.likelihood import DensityDecoder, DiscretizedDecoder, estimate_bound
     from clearwater.likelihood import bound as exact_bound
+    from clearwater.likelihood import estimate_bound
     from clearwater.pictures import plot_bound, write_picture
     from clearwater.training import RunFolder, load_denoiser
 
