@@ -8,6 +8,7 @@ from torch import nn
 
 from clearwater.chains import Chain, linear
 from clearwater.denoisers import Clipped, NetworkDenoiser
+from clearwater.errors import InputError
 from clearwater.networks import UNet
 from clearwater.randomness import ImageNoise
 from clearwater.sampling import Ancestral, sample, sampling_states
@@ -172,6 +173,8 @@ def test_an_image_does_not_depend_on_the_batch_it_is_made_in(unet, clip):
     # The images differ from each other and are not all clipped to the ends of the range: the claim is not empty.
     assert len({tuple(row) for row in pixels(together).flatten(1).tolist()}) == 5
     assert len(inside) > 0.2 * together.numel()
+    in_twos = sample(of_network, 5, SHAPE, seed=24, batch=2, chain=chain)
+    torch.testing.assert_close(in_twos, together, rtol=0, atol=5e-6)
     for indices in ([0], [2, 3], [4, 100, 7, 1]):
         apart = made_of(of_network, chain, 24, indices)
         for row, index in enumerate(indices):
@@ -200,3 +203,10 @@ def test_sample_goes_through_the_denoiser_s_own_chain_with_the_stepper_it_is_giv
     assert levels == [1.0, 0.75, 0.5, 0.25]
     start = ImageNoise(1, range(3), (1, 2, 2), "cpu")()
     torch.testing.assert_close(drawn, start + 4, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(0, 4), (4, 0)])
+def test_no_image_or_none_at_a_time_is_refused(unet, n, batch):
+    of_network = NetworkDenoiser(unet, linear(1000), V(), FixedSmall())
+    with pytest.raises(InputError, match="at least one"):
+        sample(of_network, n, SHAPE, batch=batch)

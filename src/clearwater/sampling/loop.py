@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from clearwater.chains import Chain
 from clearwater.denoisers import Denoiser
+from clearwater.errors import InputError
 from clearwater.levels import Pair
 from clearwater.randomness import ImageNoise
 from clearwater.sampling.ancestral import Ancestral
@@ -76,13 +78,20 @@ def sample(
     shape: Sequence[int],
     *,
     seed: int = 0,
+    batch: int = 64,
     chain: Chain | None = None,
     stepper: Stepper | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """`n` images of `shape` (C, H, W), shape (n, C, H, W); image i depends on the seed and i alone."""
-    noise = ImageNoise(seed, range(n), shape, device)
-    x = torch.empty(0)
-    for state in sampling_states(denoiser, noise, chain, stepper):
-        x = state.x
-    return x
+    """`n` images of `shape` (C, H, W), shape (n, C, H, W), made `batch` at a time.
+
+    Image i depends on the seed and i alone.
+    """
+    if n < 1 or batch < 1:
+        raise InputError(f"At least one image is sampled, and at least one at a time, not {n} and {batch}.")
+    made = []
+    for first in range(0, n, batch):
+        noise = ImageNoise(seed, range(first, min(first + batch, n)), shape, device)
+        # A queue of one: the states before the last are let go as they come.
+        made.append(deque(sampling_states(denoiser, noise, chain, stepper), maxlen=1).pop().x)
+    return torch.cat(made)
