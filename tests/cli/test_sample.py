@@ -184,3 +184,13 @@ def test_a_full_disk_is_one_sentence(
     assert [line for line in said if line.startswith("Error: ")] == said[-1:]
     assert "No space left on device" in said[-1]
     assert "free some space" in said[-1]
+
+
+def test_the_working_folder_itself_can_be_sampled_into(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = trained.resolve()
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the second replaces the first
+        assert run(["sample", str(source), "--out", ".", "--n", "2"]) == 0
+        assert {path.name for path in tmp_path.iterdir()} == {"000000.png", "000001.png", "grid.png", "samples.json"}

@@ -18,15 +18,6 @@ with warnings.catch_warnings():
 SMALL = {"channels": 8, "multipliers": (1, 2, 2), "blocks": 1, "attention": (1,)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other on a busy machine make these networks many times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def randomise(network, scale=0.2):
     """The network in float64 with every parameter random, those that start at zero too."""
     generator = torch.Generator().manual_seed(0)

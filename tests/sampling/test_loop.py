@@ -17,15 +17,6 @@ from clearwater.targets import Eps, V
 from clearwater.variances import FixedLarge, FixedSmall
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other on a busy machine make these networks many times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Counting:
     """Noise that counts how often it is drawn."""
 

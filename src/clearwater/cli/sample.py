@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["load_for_sampling", "sample", "sample_batches"]
 
 _MANIFEST = "samples.json"
+_PART = ".part"
 _IN_GRID = 100
 _BATCH = 64
 
@@ -65,8 +66,10 @@ def sample(
         "clip": clip,
     }
     _refuse_other(out)
-    # Made beside, then moved in: an earlier sample stays until this one is complete.
-    part = out.with_name(f".{out.name}.part")
+    # Made in a folder within, which is on the same disk, then moved up: an earlier sample stays until this one
+    # is complete.
+    new = not out.exists()
+    part = out / _PART
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
@@ -86,18 +89,15 @@ def sample(
         if npz:
             np.savez_compressed(part / "samples.npz", images=every.permute(0, 2, 3, 1).numpy())
         (part / _MANIFEST).write_text(json.dumps(made, indent=1), encoding="utf-8")
-        if out.is_dir():
-            if (out / _MANIFEST).is_file():
-                say(f"The earlier sample in '{out}' is replaced.")
-            _empty(out)
-            for path in part.iterdir():
-                path.rename(out / path.name)
-            part.rmdir()
-        else:
-            part.rename(out)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(out if new else part, ignore_errors=True)
         raise
+    if (out / _MANIFEST).is_file():
+        say(f"The earlier sample in '{out}' is replaced.")
+        _empty(out)
+    for path in part.iterdir():
+        path.rename(out / path.name)
+    part.rmdir()
     say(f"{n} image(s) in '{out}'; look at {out / 'grid.png'}")
 
 
@@ -150,7 +150,7 @@ def _refuse_other(out: Path) -> None:
     """Refuses a folder that holds anything but an earlier sample."""
     if out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file: give --out a folder that does not exist, is empty or holds samples.")
-    if out.is_dir() and any(out.iterdir()) and not (out / _MANIFEST).is_file():
+    if out.is_dir() and not (out / _MANIFEST).is_file() and any(path.name != _PART for path in out.iterdir()):
         raise InputError(f"'{out}' holds something that is not a sample: give --out an empty or a new folder.")
 
 
