@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clearwater.config import Config, recipe_names
+from clearwater.config import Config
+from clearwater.settings import OBJECTIVES, recipe_names
 
 _PAGE = Path(__file__).with_name("configuration.md")
 _HEAD = """# Configuration
@@ -15,6 +16,13 @@ the one before: the recipe (`--recipe`, one of {recipes}), the file (`--config F
 `--seed`, `--size`). The last word on the end of training, in steps or minutes, replaces the one before.
 What a run was made with is in its `config.toml`, which is itself a file for `--config`.
 
+`objective` may be the name of a published objective in place of single settings, such as `--set objective=hybrid`;
+settings after it change what it stands for:
+
+| objective | stands for |
+|---|---|
+{objectives}
+
 The defaults below are the schema's, which is Ho's CIFAR-10 model; what a run starts from is its recipe, `small`
 unless another is named, in `src/clearwater/recipes/`. This page is made from the schema by
 `docs/make_configuration.py`.
@@ -23,7 +31,8 @@ unless another is named, in `src/clearwater/recipes/`. This page is made from th
 
 def page() -> str:
     """The page, from the schema."""
-    parts = [_HEAD.format(recipes=", ".join(f"`{name}`" for name in recipe_names()))]
+    objectives = "\n".join(f"| `{name}` | {_settings(sections)} |" for name, sections in OBJECTIVES.items())
+    parts = [_HEAD.format(recipes=", ".join(f"`{name}`" for name in recipe_names()), objectives=objectives)]
     for section, holder in Config.model_fields.items():
         kind = type(holder.default)
         rows = [f"## [{section}]", "", kind.__doc__ or "", "", "| setting | default | what it is |", "|---|---|---|"]
@@ -33,6 +42,13 @@ def page() -> str:
             rows.append(f"| `{section}.{name}` | {default} | {field.description} |")
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
+
+
+def _settings(sections: dict[str, dict[str, str]]) -> str:
+    """Settings as they are written after --set."""
+    return ", ".join(
+        f"`{section}.{name}={value}`" for section, values in sections.items() for name, value in values.items()
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import settings
 
 from clearwater.cli import run
-from clearwater.config import Config, resolve
+from clearwater.config import Config
+from clearwater.settings import resolve
 
 # Before torch is loaded, here and in the processes that tests start: networks this small are no work for
 # two threads, which on a busy machine spend most of their time waiting for each other.

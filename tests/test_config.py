@@ -18,10 +18,9 @@ from clearwater.config import (
     ModelConfig,
     ObjectiveConfig,
     TrainingConfig,
-    recipe_names,
-    resolve,
 )
 from clearwater.errors import InputError
+from clearwater.settings import recipe_names, resolve
 
 _COUNTS = st.integers(1, 10**6)
 _ENDS = st.one_of(

@@ -25,5 +25,5 @@ def test_every_setting_says_what_it_is() -> None:
 
 
 def test_the_schema_knows_the_names_that_the_library_knows() -> None:
-    assert get_args(config.ChainName) == get_args(chains.ChainName)
+    assert get_args(config.ChainName) == (*get_args(chains.ChainName), "learned")
     assert get_args(config.VarianceName) == get_args(variances.VarianceName)

@@ -5,8 +5,8 @@ import torch
 
 from clearwater import Clipped, FixedSmall, NetworkDenoiser, UNet, V, chain, load_images, sample
 from clearwater.assembly import pick_autocast, pick_device
-from clearwater.config import resolve
 from clearwater.randomness import ImageNoise
+from clearwater.settings import resolve
 from clearwater.training import Progress, Stopped, Trainer
 
 pytestmark = [

@@ -13,9 +13,10 @@ from clearwater.chains import Chain, linear
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level
-from clearwater.objectives import LowDiscrepancy, Objective, TimeSampler, Uniform
+from clearwater.objectives import SquaredError
 from clearwater.schedules import CosineSchedule
 from clearwater.targets import X0, Eps, Mean, Score, V, Velocity
+from clearwater.times import LowDiscrepancy, TimeSampler, Uniform
 from clearwater.variances import FixedSmall
 from clearwater.weights import MinSNR, Unweighted
 
@@ -49,7 +50,7 @@ class At(TimeSampler):
         self.k = torch.tensor(k)
 
     def __call__(self, n, T, generator):
-        return self.k
+        return self.k, torch.ones(n, dtype=torch.float64)
 
 
 def generator(seed=0):
@@ -72,7 +73,7 @@ def test_the_simple_objective_is_the_mean_squared_error_of_the_noise():
     """Ho et al. 2020, eq. 14: the noise is read off what the network was fed, x_t = alpha x_0 + sigma eps."""
     alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
     network, x_0, k = Recording(), images(4), torch.tensor([1, 30, 500, 1000])
-    loss = Objective(times=At(*k.tolist()))(denoiser(network), x_0, generator())
+    loss = SquaredError(times=At(*k.tolist()))(denoiser(network), x_0, generator())
     a = per_image(alpha_bar[k - 1])
     eps = (network.x_t - a.sqrt() * x_0) / (1 - a).sqrt()
     said = (3 * network.x_t).sin() + per_image(k / 1000)
@@ -82,7 +83,7 @@ def test_the_simple_objective_is_the_mean_squared_error_of_the_noise():
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: type(target).__name__)
 def test_the_weight_multiplies_the_squared_error_of_the_target(target):
     network, x_0, k = Recording(), images(4), torch.tensor([2, 30, 500, 1000])
-    loss = Objective(MinSNR(3.0), At(*k.tolist()))(denoiser(network, target), x_0, generator())
+    loss = SquaredError(MinSNR(3.0), At(*k.tolist()))(denoiser(network, target), x_0, generator())
     t = CHAIN.levels[k]
     eps = (network.x_t - per_image(t.alpha) * x_0) / per_image(t.sigma)
     error = (3 * network.x_t).sin() + per_image(k / 1000) - target.value(x_0, eps, t)
@@ -92,7 +93,7 @@ def test_the_weight_multiplies_the_squared_error_of_the_target(target):
 
 def test_the_network_is_fed_draws_of_the_marginal():
     network, x_0 = Recording(), images(300)
-    Objective()(denoiser(network), x_0, generator(1))
+    SquaredError()(denoiser(network), x_0, generator(1))
     t = CHAIN.levels[(network.time * 1000).round().long()]
     eps = ((network.x_t - per_image(t.alpha) * x_0) / per_image(t.sigma)).flatten()
     assert stats.kstest(eps.numpy(), "norm").pvalue > 1e-3
@@ -102,7 +103,7 @@ def test_the_network_is_fed_draws_of_the_marginal():
 
 
 def test_the_same_generator_gives_the_same_loss_and_another_gives_another():
-    first, again, other = (Objective()(denoiser(Recording()), images(8), generator(seed)) for seed in (5, 5, 6))
+    first, again, other = (SquaredError()(denoiser(Recording()), images(8), generator(seed)) for seed in (5, 5, 6))
     assert torch.equal(first, again)
     assert bool((first != other).all())
 
@@ -113,7 +114,7 @@ def test_the_gradient_is_unbiased_for_that_of_the_closed_form():
     alpha_bar = (1 - beta).cumprod(0)
     w, network = 0.3, Scaling(0.3)
     x_0 = images(40_000)
-    losses = Objective()(denoiser(network, chain=Chain.from_betas(beta)), x_0, generator(2))
+    losses = SquaredError()(denoiser(network, chain=Chain.from_betas(beta)), x_0, generator(2))
     (gradient,) = torch.autograd.grad(losses.mean(), network.w)
     data = float(x_0.square().mean())
     expected = (2 * w * (alpha_bar * data + 1 - alpha_bar) - 2 * (1 - alpha_bar).sqrt()).mean()
@@ -121,7 +122,7 @@ def test_the_gradient_is_unbiased_for_that_of_the_closed_form():
     sides = []
     for h in (-1.0, 1.0):
         beside = denoiser(Scaling(w + h), chain=Chain.from_betas(beta))
-        sides.append(Objective()(beside, x_0, generator(2)).detach())
+        sides.append(SquaredError()(beside, x_0, generator(2)).detach())
     of_each = (sides[1] - sides[0]) / 2
     assert float(gradient) == pytest.approx(float(of_each.mean()), rel=1e-10, abs=0)
     assert abs(float(gradient - expected)) < 4 * float(of_each.std()) / math.sqrt(len(of_each))
@@ -132,7 +133,7 @@ def test_low_discrepancy_levels_give_the_same_gradient_with_less_variance():
     spread = {}
     for times in (Uniform(), LowDiscrepancy()):
         network = Scaling(0.3)
-        objective = Objective(times=times)
+        objective = SquaredError(times=times)
         drawn = []
         for seed in range(300):
             loss = objective(denoiser(network, chain=chain), x_0, generator(seed)).mean()
@@ -192,42 +193,3 @@ def test_unweighted_is_one_at_every_level():
 def test_a_gamma_that_is_not_above_zero_is_refused(gamma):
     with pytest.raises(InputError, match="above zero"):
         MinSNR(gamma)
-
-
-@pytest.mark.parametrize("times", [Uniform(), LowDiscrepancy()], ids=["uniform", "low discrepancy"])
-@pytest.mark.parametrize("position", [0, 3])
-def test_every_place_in_a_batch_is_uniform_over_the_levels(times, position):
-    shared = generator(3)
-    drawn = torch.stack([times(5, 10, shared) for _ in range(4000)])[:, position]
-    counts = torch.bincount(drawn, minlength=11)
-    assert int(counts[0]) == 0
-    assert stats.chisquare(counts[1:].numpy()).pvalue > 1e-3
-
-
-def test_uniform_levels_are_independent():
-    """Pairs of neighbours in a batch are uniform over the 5 × 5 combinations."""
-    drawn = Uniform()(20_000, 5, generator(4)).reshape(-1, 2) - 1
-    pairs = torch.bincount(5 * drawn[:, 0] + drawn[:, 1], minlength=25)
-    assert stats.chisquare(pairs.numpy()).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("T", [1, 2, 10, 1000])
-def test_low_discrepancy_takes_every_level_once_in_a_batch_of_as_many(T):
-    for seed in range(20):
-        assert sorted(LowDiscrepancy()(T, T, generator(seed)).tolist()) == list(range(1, T + 1))
-
-
-@settings(deadline=None)
-@given(st.integers(1, 80), st.integers(1, 80), st.integers(0, 10**6))
-def test_low_discrepancy_takes_no_level_more_than_its_share(n, T, seed):
-    """n points at equal distances on a circle: an arc of 1/T holds the whole number below n/T, or the one above."""
-    counts = torch.bincount(LowDiscrepancy()(n, T, generator(seed)), minlength=T + 1)
-    assert int(counts[0]) == 0
-    assert len(counts) == T + 1
-    assert set(counts[1:].tolist()) <= {n // T, -(-n // T)}
-
-
-@pytest.mark.parametrize("times", [Uniform(), LowDiscrepancy()], ids=["uniform", "low discrepancy"])
-def test_the_first_and_the_last_level_are_drawn(times):
-    drawn = set(torch.cat([times(7, 4, generator(seed)) for seed in range(50)]).tolist())
-    assert drawn == {1, 2, 3, 4}

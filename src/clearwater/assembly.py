@@ -7,16 +7,27 @@ from pathlib import Path
 import torch
 
 from clearwater.chains import Chain, chain
-from clearwater.config import Config, ObjectiveConfig
+from clearwater.config import ChainConfig, Config, ObjectiveConfig
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
+from clearwater.learned_chain import LearnedChain
 from clearwater.networks.unet import UNet
-from clearwater.objectives import LowDiscrepancy, Objective, Uniform
+from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError
 from clearwater.targets import X0, Eps, Mean, Score, Target, V, Velocity
-from clearwater.variances import variance
-from clearwater.weights import MinSNR, Unweighted
+from clearwater.times import LogitNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
+from clearwater.variances import LevelVariance, variance
+from clearwater.weights import P2, BoundWeight, EDMWeight, MinSNR, SigmoidWeight, Unweighted, Weight
 
-__all__ = ["build_denoiser", "build_objective", "build_target", "pick_autocast", "pick_device"]
+__all__ = [
+    "build_chain",
+    "build_denoiser",
+    "build_learned_chain",
+    "build_objective",
+    "build_target",
+    "build_times",
+    "pick_autocast",
+    "pick_device",
+]
 
 
 def pick_device(name: str) -> torch.device:
@@ -72,10 +83,95 @@ def build_target(objective: ObjectiveConfig, on: Chain) -> Target:
             return Mean(on)
 
 
-def build_objective(objective: ObjectiveConfig) -> Objective:
-    """How its error is weighted, and how levels are drawn."""
-    weight = MinSNR(objective.gamma) if objective.weight == "min_snr" else Unweighted()
-    return Objective(weight, LowDiscrepancy() if objective.times == "low_discrepancy" else Uniform())
+def build_times(objective: ObjectiveConfig, T: int) -> TimeSampler:
+    """How the levels 1..T are drawn in training."""
+    match objective.times:
+        case "uniform":
+            return Uniform()
+        case "low_discrepancy":
+            return LowDiscrepancy()
+        case "importance":
+            return LossAware(T)
+        case "logit_normal":
+            return LogitNormal(objective.logit_mean, objective.logit_std)
+
+
+def _build_weight(objective: ObjectiveConfig, on: Chain, fixed: LevelVariance | None) -> Weight:
+    match objective.weight:
+        case "unweighted":
+            return Unweighted()
+        case "bound":
+            return BoundWeight(on, _fixed(fixed, "the weight bound"))
+        case "min_snr":
+            return MinSNR(objective.gamma)
+        case "edm":
+            return EDMWeight(objective.sigma_data)
+        case "p2":
+            return P2(objective.p2_gamma, objective.p2_k)
+        case "sigmoid":
+            return SigmoidWeight(objective.bias)
+
+
+def _fixed(found: LevelVariance | None, what: str) -> LevelVariance:
+    if found is None:
+        raise InputError(
+            f"In this configuration {what} needs a fixed reverse variance: set chain.variance to fixed_small or "
+            "fixed_large, or train with objective.loss hybrid or vlb."
+        )
+    return found
+
+
+def build_objective(config: Config) -> Objective:
+    """What is made small in training.
+
+    Raises:
+        InputError: the settings contradict each other, such as a learned range that nothing would train.
+    """
+    objective, chain = config.objective, config.chain
+    learned_range = chain.variance == "learned_range"
+    if chain.name == "learned" and objective.loss != "vlb":
+        raise InputError(
+            f"A learned chain is trained through the bound, and objective.loss is {objective.loss}: set "
+            "objective.loss to vlb, or chain.name to a chain that is fixed."
+        )
+    if learned_range and objective.loss not in ("vlb", "hybrid"):
+        raise InputError(
+            f"The loss {objective.loss} does not train a learned range: set objective=hybrid or objective=vlb, or "
+            "chain.variance to fixed_small."
+        )
+    if objective.loss == "hybrid" and not learned_range:
+        raise InputError(
+            f"The loss hybrid is for a learned variance, and chain.variance is {chain.variance}: set it to "
+            "learned_range, or objective.loss to squared."
+        )
+    times = build_times(objective, chain.levels)
+    if objective.loss == "vlb":
+        return VLB(times)
+    if objective.loss == "variance":
+        raise InputError(
+            "The loss variance is for a variance beside a trained mean: train the mean with another loss, then use "
+            "`clearwater variance RUN`."
+        )
+    rule = variance(chain.variance)
+    fixed = rule if isinstance(rule, LevelVariance) else None
+    if objective.loss == "euclidean":
+        return Euclidean(_fixed(fixed, "the loss euclidean"), times)
+    weight = _build_weight(objective, build_chain(chain), fixed)
+    return Hybrid(weight, objective.share, times) if objective.loss == "hybrid" else SquaredError(weight, times)
+
+
+def build_learned_chain(config: ChainConfig) -> LearnedChain | None:
+    """The parameters of a chain that is learned, as training begins with them; None for one that is fixed."""
+    return LearnedChain(config.levels) if config.name == "learned" else None
+
+
+def build_chain(config: ChainConfig, learned: LearnedChain | None = None) -> Chain:
+    """The noise levels; those of a learned chain are as they are in `learned`, or before training if it is None."""
+    learned = build_learned_chain(config) if learned is None else learned
+    if learned is None:
+        return chain(config.name, config.levels)
+    with torch.no_grad():
+        return learned.chain()
 
 
 def build_denoiser(config: Config, device: torch.device) -> NetworkDenoiser:
@@ -93,8 +189,13 @@ def build_denoiser(config: Config, device: torch.device) -> NetworkDenoiser:
         model.dropout,
         model.group_size,
         model.patch,
+        config.data.channels * (2 if config.chain.variance == "learned_range" else 1),
     )
-    levels = chain(config.chain.name, config.chain.levels)
+    levels = build_chain(config.chain)
+    if config.chain.name == "learned" and config.objective.target == "mean":
+        raise InputError(
+            "The target mean is of a chain that stays, and this one is learned: set objective.target to eps, x0 or v."
+        )
     return NetworkDenoiser(
         network.place(device),
         levels,

@@ -36,7 +36,7 @@ class Chain:
     def __post_init__(self) -> None:
         if self.levels.alpha.ndim != 1 or len(self.levels) < 2:
             raise InputError("A chain needs at least two levels, in one dimension: data and the prior.")
-        if float(self.levels.sigma[0]) != 0:
+        if bool(self.levels.sigma[0] != 0):
             raise InputError(
                 f"Level 0 of a chain is data, with sigma = 0, but sigma there is {float(self.levels.sigma[0])}."
             )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import tomli_w
@@ -21,8 +19,8 @@ __all__ = [
     "ModelConfig",
     "ObjectiveConfig",
     "TrainingConfig",
-    "recipe_names",
-    "resolve",
+    "parsed",
+    "validated",
 ]
 
 
@@ -36,8 +34,8 @@ Small = Annotated[int, Field(ge=1, le=64)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 # The names that `chains` and `variances` know (a test compares them): torch is not loaded to check a setting.
-ChainName = Literal["linear", "half_linear", "cosine", "sigmoid"]
-VarianceName = Literal["fixed_small", "fixed_large"]
+ChainName = Literal["linear", "half_linear", "cosine", "sigmoid", "learned"]
+VarianceName = Literal["fixed_small", "fixed_large", "learned_range"]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_square)]
 
 
@@ -86,24 +84,46 @@ class ModelConfig(_Section):
 class ChainConfig(_Section):
     """The noise levels and the reverse variance."""
 
-    name: ChainName = _setting("linear", "linear, half_linear, cosine or sigmoid")
+    name: ChainName = _setting(
+        "linear", "linear, half_linear, cosine, sigmoid, or learned: trained through the bound, with loss vlb"
+    )
     levels: int = _setting(1000, "T, the number of steps from data to the prior", ge=1, le=10**6)
-    variance: VarianceName = _setting("fixed_small", "fixed_small or fixed_large, of the reverse steps")
+    variance: VarianceName = _setting(
+        "fixed_small",
+        "of the reverse steps: fixed_small, fixed_large, or learned_range: between them, by extra channels of the "
+        "network, with loss hybrid or vlb",
+    )
 
 
 class ObjectiveConfig(_Section):
-    """What the network predicts, and how its error is weighted."""
+    """What the network predicts, and what is made small of its error."""
 
+    loss: Literal["squared", "vlb", "hybrid", "euclidean", "variance"] = _setting(
+        "squared",
+        "squared: the weighted error of the target; vlb: the whole bound; hybrid: squared + share · vlb, for a "
+        "learned range; euclidean: the error of x_s itself; variance is what `clearwater variance` trains",
+    )
     target: Literal["eps", "x0", "v", "velocity", "score", "mean"] = _setting(
         "eps", "eps, x0, v, velocity, score or mean"
     )
-    weight: Literal["unweighted", "min_snr"] = _setting(
-        "unweighted", "unweighted (with eps: L_simple), or min_snr: min(SNR, gamma) on the error of x_0"
+    weight: Literal["unweighted", "bound", "min_snr", "edm", "p2", "sigmoid"] = _setting(
+        "unweighted",
+        "of the squared error: unweighted (with eps: L_simple); bound: the bound's own; min_snr: min(SNR, gamma) on "
+        "the error of x_0; edm; p2; sigmoid",
     )
     gamma: float = _setting(5.0, "of min_snr", gt=0)
-    times: Literal["uniform", "low_discrepancy"] = _setting(
-        "uniform", "uniform, or low_discrepancy: uniform too, but spread evenly over a batch"
+    sigma_data: float = _setting(0.5, "of edm: standard deviation of the data", gt=0)
+    p2_gamma: float = _setting(1.0, "of p2: (p2_k + SNR)^-p2_gamma on the error of eps", ge=0)
+    p2_k: float = _setting(1.0, "of p2", gt=0)
+    bias: float = _setting(2.0, "of sigmoid: sigmoid(bias - log SNR) on the error of eps")
+    share: float = _setting(0.001, "of hybrid", gt=0)
+    times: Literal["uniform", "low_discrepancy", "importance", "logit_normal"] = _setting(
+        "uniform",
+        "uniform; low_discrepancy: uniform too, but spread evenly over a batch; importance: more often where the "
+        "loss is large, and weighted so that the mean stays; logit_normal: the middle more often",
     )
+    logit_mean: float = _setting(0.0, "of logit_normal; above zero for more noise")
+    logit_std: float = _setting(1.0, "of logit_normal", gt=0)
 
 
 class TrainingConfig(_Section):
@@ -152,7 +172,7 @@ class Config(_Section):
     @classmethod
     def from_toml(cls, text: str, origin: str) -> Config:
         """The configuration in this TOML text; `origin` names it in errors."""
-        return _validated(_parsed(text, origin), origin)
+        return validated(parsed(text, origin), origin)
 
     def differences(self, other: Config) -> list[str]:
         """One phrase for each value that differs: "name is ours here and theirs there"."""
@@ -160,60 +180,16 @@ class Config(_Section):
         return [f"{name} {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name]]
 
 
-def recipe_names() -> list[str]:
-    """The names of the recipes that ship with the package."""
-    folder = files("clearwater.recipes")
-    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
-
-
-def resolve(
-    *, recipe: str, file: Path | None = None, sets: Sequence[str] = (), options: Mapping[str, object] | None = None
-) -> Config:
-    """A configuration from a recipe, then a file, then ``name=value`` settings, then options; the last wins.
-
-    Args:
-        recipe: the name of a recipe.
-        file: a TOML file of the same schema, or None.
-        sets: settings such as "model.channels=64"; the value is TOML, or else a string.
-        options: dotted names to values; None is passed over.
-
-    Raises:
-        InputError: a name or a value that is not allowed.
-    """
-    if recipe not in recipe_names():
-        raise InputError(f"There is no recipe named '{recipe}': choose one of {', '.join(recipe_names())}.")
-    of_recipe = (files("clearwater.recipes") / f"{recipe}.toml").read_text(encoding="utf-8")
-    layers = [(f"recipe {recipe}", _parsed(of_recipe, f"recipe {recipe}"))]
-    if file is not None:
-        try:
-            layers.append((str(file), _parsed(file.read_text(encoding="utf-8"), str(file))))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"The configuration file '{file}' cannot be read: {error}.") from None
-    layers.extend((f"--set {text}", _assignment(text)) for text in sets)
-    of_options: dict[str, Any] = {}  # one layer: two ends among them contradict each other
-    for name, value in (options or {}).items():
-        if value is not None:
-            _merge(of_options, _nested(name, value))
-    layers.append(("the options", of_options))
-    merged: dict[str, Any] = {}
-    for origin, layer in layers:
-        _validated(layer, origin)
-        if {"steps", "minutes"} & layer.get("training", {}).keys():
-            # The end that a later layer sets replaces the one before, in whichever unit that was.
-            for name in ("steps", "minutes"):
-                merged.get("training", {}).pop(name, None)
-        _merge(merged, layer)
-    return _validated(merged, "the configuration")
-
-
-def _parsed(text: str, origin: str) -> dict[str, Any]:
+def parsed(text: str, origin: str) -> dict[str, Any]:
+    """The values in this TOML text; `origin` names it in errors."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{origin} is not valid TOML: {error}.") from None
 
 
-def _validated(values: Mapping[str, Any], origin: str) -> Config:
+def validated(values: Mapping[str, Any], origin: str) -> Config:
+    """The configuration of these values, and of defaults where they are silent."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -227,32 +203,6 @@ def _complaint(item: dict[str, Any]) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{name} is {item['input']!r}, but {message}" if item["type"] != "value_error" else message
-
-
-def _assignment(text: str) -> dict[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise InputError(f"--set takes name=value, such as model.channels=64, not '{text}'.")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    return _nested(name.strip(), parsed)
-
-
-def _nested(name: str, value: object) -> dict[str, Any]:
-    for part in reversed(name.split(".")):
-        value = {part: value}
-    assert isinstance(value, dict)
-    return value
-
-
-def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    for name, value in layer.items():
-        if isinstance(value, dict) and isinstance(into.get(name), dict):
-            _merge(into[name], value)
-        else:
-            into[name] = value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

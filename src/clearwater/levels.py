@@ -102,6 +102,9 @@ class Pair:
                 f"but log-SNR is {s.tolist()} at s and {t.tolist()} at t: swap them, or choose different levels."
             )
 
+    def __getitem__(self, index: int | slice | Tensor) -> Pair:
+        return Pair(self.s[index], self.t[index], decoder_variance=self.decoder_variance)
+
     @property
     def delta(self) -> Tensor:
         """1 - snr_t / snr_s, without cancellation."""

@@ -86,10 +86,26 @@ def step_term(x_0: Tensor, x_t: Tensor, reverse: Gaussian, pair: Pair, decoder: 
     """The term of one reverse step p(x_s | x_t), in nats, shape (B,).
 
     The KL of q(x_s | x_t, x_0) to it where s is noisy; minus the decoder's log-probability where s is data.
+
+    Args:
+        x_0: the data, shape (B, ...).
+        x_t: the same with noise.
+        reverse: p(x_s | x_t).
+        pair: the step, of shape (), or (B,) with a step for each image.
+        decoder: of 8-bit data.
     """
-    if float(pair.s.sigma.max()) == 0:
+    at_data = (pair.s.sigma == 0).expand(len(x_0)).to(x_0.device)
+    if bool(at_data.all()):
         return -decoder(x_0, reverse).flatten(1).sum(1)
-    return posterior(x_t, x_0, pair).kl(reverse).flatten(1).sum(1)
+    if not bool(at_data.any()):
+        return posterior(x_t, x_0, pair).kl(reverse).flatten(1).sum(1)
+    # One after the other, as the KL to what is a point at data is none.
+    parts = []
+    for chosen in (at_data, ~at_data):
+        own = Gaussian(reverse.mean[chosen], reverse.variance.expand(len(x_0), *reverse.variance.shape[1:])[chosen])
+        parts.append(step_term(x_0[chosen], x_t[chosen], own, pair[chosen.cpu()], decoder))
+    order = torch.cat([at_data.nonzero(), (~at_data).nonzero()]).squeeze(1)
+    return torch.cat(parts)[order.argsort()]
 
 
 def bound(

@@ -1,24 +1,23 @@
 r"""Reverse variances: what p(x_s | x_t) is given, for any two levels s < t.
 
 Some are a number a level (`LevelVariance`): the two fixed ones, and the optimal one, which is measured.
-The learned ones depend on x_t: they lie between the fixed ones, on the scale of the logarithm,
-
-    variance = exp(v · log beta + (1 - v) · log beta_tilde),
-
-with v from extra channels of the network, or from a network of its own (Nichol & Dhariwal 2021, eq. 15).
+The learned ones are of each pixel of x_t: by extra channels of the denoiser's network, between the fixed
+ones on the scale of the logarithm (`LearnedRange`), or by a network of its own, beside a mean that is trained
+already (`LearnedNetwork`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clearwater.errors import InputError
-from clearwater.levels import Pair, scale
+from clearwater.levels import Level, Pair, scale
 from clearwater.targets import Prediction
 
 __all__ = [
@@ -33,7 +32,7 @@ __all__ = [
     "variance",
 ]
 
-VarianceName = Literal["fixed_small", "fixed_large"]
+VarianceName = Literal["fixed_small", "fixed_large", "learned_range"]
 
 
 class Variance(ABC):
@@ -108,17 +107,11 @@ class Optimal(LevelVariance):
         return pair.posterior_variance + pair.c_0.square() * error
 
 
-def _between(pair: Pair, v: Tensor) -> Tensor:
-    """exp(v · log beta + (1 - v) · log beta_tilde), with the rule at data for log beta_tilde."""
-    small, large = FixedSmall()(pair), pair.transition_variance
-    ones = torch.ones_like(v)
-    return torch.exp(v * scale(large.log(), ones) + (1 - v) * scale(small.log(), ones))
-
-
 class LearnedRange(Variance):
     """Between the fixed variances, by extra channels of the denoiser's network (Nichol & Dhariwal 2021, eq. 15).
 
-    A channel of 0 lies in the middle, -1 is beta-tilde and 1 is beta; it may go beyond.
+    exp(v · log beta + (1 - v) · log beta_tilde), with the paper's rule at data for beta-tilde. v is from the
+    channels, which say 2 v - 1: 0 lies in the middle, -1 is beta-tilde and 1 is beta; it may go beyond.
     """
 
     def of(self, pair: Pair, x_t: Tensor, prediction: Prediction) -> Tensor:
@@ -127,25 +120,39 @@ class LearnedRange(Variance):
                 "A learned range needs a network with twice the channels of the image, and this one has no extra: "
                 "use a fixed variance, such as FixedSmall."
             )
-        return _between(pair, (prediction.extra + 1) / 2)
+        v = (prediction.extra + 1) / 2
+        small, large = FixedSmall()(pair), pair.transition_variance
+        ones = torch.ones_like(v)
+        return torch.exp(v * scale(large.log(), ones) + (1 - v) * scale(small.log(), ones))
 
 
 class LearnedNetwork(Variance):
-    """Between the fixed variances, by a network of its own beside a mean that it does not change.
+    """beta-tilde + c_0² · E[(x_0 - x̂_0)² | x_t], by a network of its own that leaves the mean as it is.
+
+    What `Optimal` measures a level is learned here of each pixel, as the error of noise in Bao et al. 2022b. It
+    is a matter of x_t alone, so one network serves steps of every length. It says the logarithm of the error,
+    over what the error would be for x_0 ~ N(0, I).
 
     Args:
-        network: ``(x_t, time) → v``, of the shape of x_t, on the scale of `LearnedRange`'s channels.
+        output: ``(x_t, t) → log ratio``, of the shape of x_t, such as `NetworkDenoiser.output`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
+    def __init__(self, output: Callable[[Tensor, Level], Tensor]) -> None:
+        self.output = output
 
     def of(self, pair: Pair, x_t: Tensor, prediction: Prediction) -> Tensor:
-        time = pair.t.time.to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
-        v: Tensor = self.network(x_t.to(torch.float32), time)
-        return _between(pair, (v.to(x_t.dtype) + 1) / 2)
+        t = pair.t
+        prior_error = t.sigma.square() / (t.alpha.square() + t.sigma.square())
+        learned = scale(pair.c_0.square() * prior_error, self.output(x_t, t).exp())
+        return learned + scale(pair.posterior_variance, x_t.new_ones([1] * x_t.ndim))
 
 
-def variance(name: VarianceName) -> LevelVariance:
-    """The fixed variance of this name."""
-    return FixedLarge() if name == "fixed_large" else FixedSmall()
+def variance(name: VarianceName) -> Variance:
+    """The variance of this name."""
+    match name:
+        case "fixed_large":
+            return FixedLarge()
+        case "fixed_small":
+            return FixedSmall()
+        case "learned_range":
+            return LearnedRange()

@@ -21,13 +21,13 @@ def _network() -> nn.Sequential:
 
 @given(n=st.integers(1, 10**7), gamma=st.floats(0, 20), cap=st.floats(0, 1, exclude_max=True))
 def test_the_decay_is_a_power_of_1_minus_1_over_n_up_to_its_cap(n: int, gamma: float, cap: float) -> None:
-    ema = EMA(nn.Linear(1, 1), cap, gamma)
+    ema = EMA(dict(nn.Linear(1, 1).named_parameters()), cap, gamma)
     exact = 0.0 if n == 1 else math.exp((gamma + 1) * math.log1p(-1 / n))
     assert ema.decay_at(n) == pytest.approx(min(cap, exact), rel=1e-9, abs=1e-300)
 
 
 def test_the_decay_is_0_at_first_and_the_cap_in_the_end() -> None:
-    ema = EMA(nn.Linear(1, 1), 0.9999, 6.94)
+    ema = EMA(dict(nn.Linear(1, 1).named_parameters()), 0.9999, 6.94)
     assert ema.decay_at(1) == 0
     assert ema.decay_at(2) == pytest.approx(2**-7.94)
     assert ema.decay_at(10**6) == 0.9999
@@ -36,7 +36,7 @@ def test_the_decay_is_0_at_first_and_the_cap_in_the_end() -> None:
 @pytest.mark.parametrize(("decay", "gamma"), [(0.9999, 6.94), (0.5, 6.94), (0.99, 0.0), (0.0, 1.0)])
 def test_the_average_is_that_of_a_plain_loop(decay: float, gamma: float) -> None:
     network = _network()
-    ema = EMA(network, decay, gamma)
+    ema = EMA(dict(network.named_parameters()), decay, gamma)
     drawn = np.random.default_rng(0)
     expected = {name: np.zeros(value.shape) for name, value in network.named_parameters()}
     for n in range(1, 40):
@@ -54,7 +54,7 @@ def test_the_average_is_that_of_a_plain_loop(decay: float, gamma: float) -> None
 def test_with_gamma_0_it_is_the_mean_of_all_weights_so_far() -> None:
     # (1 - 1/n) is the decay of a running mean.
     network = nn.Linear(4, 4, bias=False)
-    ema = EMA(network, 1.0, 0.0)
+    ema = EMA(dict(network.named_parameters()), 1.0, 0.0)
     history = []
     for n in range(1, 30):
         with torch.no_grad():
@@ -69,7 +69,7 @@ def test_a_network_that_does_not_change_is_its_own_average_to_the_bit(weights: l
     network = nn.Linear(len(weights), 1, bias=False)
     with torch.no_grad():
         network.weight.copy_(torch.tensor([weights]))
-    ema = EMA(network, 0.999, gamma)
+    ema = EMA(dict(network.named_parameters()), 0.999, gamma)
     for n in range(1, 20):
         ema.update(n)
     assert torch.equal(ema.parameters["weight"], network.weight)
@@ -77,7 +77,7 @@ def test_a_network_that_does_not_change_is_its_own_average_to_the_bit(weights: l
 
 def test_the_first_update_forgets_the_initial_weights() -> None:
     network = _network()
-    ema = EMA(network, 0.9999, 6.94)
+    ema = EMA(dict(network.named_parameters()), 0.9999, 6.94)
     with torch.no_grad():
         network[0].weight.add_(1)
     ema.update(1)
@@ -86,7 +86,7 @@ def test_the_first_update_forgets_the_initial_weights() -> None:
 
 def test_averaged_is_another_network_in_evaluation_mode_with_the_averages_and_the_same_buffers() -> None:
     network = _network()
-    ema = EMA(network, 0.5, 0.0)
+    ema = EMA(dict(network.named_parameters()), 0.5, 0.0)
     for n in (1, 2):
         with torch.no_grad():
             network[0].weight.add_(n)
@@ -112,7 +112,7 @@ def test_averaged_is_another_network_in_evaluation_mode_with_the_averages_and_th
 
 def test_the_average_shares_no_memory_with_the_network() -> None:
     network = nn.Linear(2, 2)
-    ema = EMA(network, 0.5, 0.0)
+    ema = EMA(dict(network.named_parameters()), 0.5, 0.0)
     before = ema.parameters["weight"].clone()
     with torch.no_grad():
         network.weight.add_(1)
@@ -121,7 +121,7 @@ def test_the_average_shares_no_memory_with_the_network() -> None:
 
 def test_loaded_averages_are_gone_on_from() -> None:
     network = nn.Linear(2, 2)
-    ema = EMA(network, 0.9, 0.0)
+    ema = EMA(dict(network.named_parameters()), 0.9, 0.0)
     other = {name: torch.full_like(value, 7.0) for name, value in ema.parameters.items()}
     ema.load(other)
     ema.update(2)  # decay 1/2

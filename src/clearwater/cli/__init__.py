@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clearwater import __version__
-from clearwater.cli import bound, demo, info, sample, show, train
+from clearwater.cli import bound, demo, info, sample, show, train, variance
 from clearwater.errors import ClearwaterError
 
 __all__ = ["app", "main", "run"]
@@ -31,6 +31,7 @@ app.command("sample")(sample.sample)
 app.add_typer(show.app, name="show")
 app.command("info")(info.info)
 app.command("bound")(bound.bound)
+app.command("variance")(variance.variance)
 
 
 def _version(asked: bool) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clearwater.cli.optimal import optimal_variance
+from clearwater.cli.models import load_model
 from clearwater.cli.options import Data, Device, Levels, Run, Variance
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say, say_skipped
@@ -49,21 +48,18 @@ def bound(
     from clearwater.assembly import pick_device
     from clearwater.data import BUILT_IN, load_images
     from clearwater.decoders import DensityDecoder, DiscretizedDecoder
-    from clearwater.denoisers import Clipped, Denoiser
     from clearwater.likelihood import bound as exact_bound
     from clearwater.likelihood import estimate_bound
     from clearwater.pictures import plot_bound, write_picture
-    from clearwater.training import RunFolder, load_denoiser
+    from clearwater.training import RunFolder
 
     keep_freed_memory()
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise InputError(f"The plot is a .png in a folder that exists, not '{plot}'.")
     chosen = pick_device(device)
     folder = RunFolder.open(run)
-    fixed = None if variance == "optimal" else variance
-    network = load_denoiser(folder, chosen, variance=fixed, weights=weights)
     # The bound is a figure to be compared, so the network runs in the precision of its weights.
-    network = replace(network, autocast=None)
+    denoiser = load_model(folder, chosen, variance=variance, clip=clip, weights=weights, exact=True)
     config = folder.config()
     images = load_images(
         data,
@@ -78,9 +74,6 @@ def bound(
     x_0 = (images.images[:n].to(torch.float64) / 127.5 - 1).to(chosen)
     if len(x_0) < 2:
         raise InputError(f"'{data}' has one image, and a bound with its standard error takes at least two.")
-    if variance == "optimal":
-        network = replace(network, variance=optimal_variance(folder, network, clip=clip, weights=weights))
-    denoiser: Denoiser = Clipped(network) if clip else network
     chain = denoiser.chain if levels is None else denoiser.chain.strided(levels)
     of_pixels = DensityDecoder() if decoder == "density" else DiscretizedDecoder()
     with live_line("bound") as report:

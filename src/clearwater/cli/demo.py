@@ -30,12 +30,12 @@ def demo(
     from clearwater.assembly import pick_device
     from clearwater.cli.show import forward
     from clearwater.cli.train import prepare, run_training
-    from clearwater.config import resolve
     from clearwater.denoisers import Clipped
     from clearwater.errors import ClearwaterError
     from clearwater.pictures import enlarged, grid, reverse_frames, to_uint8, write_animation, write_picture
     from clearwater.randomness import ImageNoise
     from clearwater.sampling import sampling_states
+    from clearwater.settings import resolve
     from clearwater.training import Trainer
 
     keep_freed_memory()

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from clearwater.cli.models import VarianceOption
+
 __all__ = ["Batch", "Data", "Device", "Levels", "Out", "Run", "Seed", "Variance"]
 
 Data = Annotated[str, typer.Argument(help="fashion-mini (built in), or a folder of images.", show_default=False)]
@@ -24,8 +26,10 @@ Levels = Annotated[
     typer.Option("--levels", min=1, help="Steps of the sampler.", show_default="all levels of the chain"),
 ]
 Variance = Annotated[
-    Literal["fixed_small", "fixed_large", "optimal"] | None,
+    VarianceOption | None,
     typer.Option(
-        "--variance", help="Variance of the reverse steps; optimal is measured once.", show_default="the run's"
+        "--variance",
+        help="Of the reverse steps; optimal is measured once, network is what `clearwater variance` trained.",
+        show_default="the run's",
     ),
 ]

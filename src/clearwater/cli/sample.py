@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clearwater.cli.optimal import optimal_variance
+from clearwater.cli.models import VarianceOption, load_model
 from clearwater.cli.options import Batch, Device, Levels, Out, Run, Seed, Variance
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say
@@ -102,24 +101,21 @@ def sample(
 
 
 def load_for_sampling(
-    run: Path, *, variance: Literal["fixed_small", "fixed_large", "optimal"] | None, clip: bool, device: str
+    run: Path, *, variance: VarianceOption | None, clip: bool, device: str
 ) -> tuple[Denoiser, tuple[int, int, int], torch.device]:
     """The run's denoiser, ready to sample, the shape (C, H, W) of its images, and the device it is on."""
     from clearwater.assembly import pick_device
-    from clearwater.denoisers import Clipped
-    from clearwater.training import RunFolder, load_denoiser
+    from clearwater.training import RunFolder
 
     chosen = pick_device(device)
     folder = RunFolder.open(run)
-    denoiser = load_denoiser(folder, chosen, variance=None if variance == "optimal" else variance)
-    if variance == "optimal":
-        denoiser = replace(denoiser, variance=optimal_variance(folder, denoiser, clip=clip))
+    denoiser = load_model(folder, chosen, variance=variance, clip=clip)
     for warning in folder.warnings:
         say(warning)
     data = folder.config().data
     if data.size is None or data.channels is None:
         raise InputError(f"The configuration of '{run}' does not say the size of its images: train it again.")
-    return Clipped(denoiser) if clip else denoiser, (data.channels, *data.size), chosen
+    return denoiser, (data.channels, *data.size), chosen
 
 
 def sample_batches(

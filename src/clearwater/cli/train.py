@@ -42,8 +42,8 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train on DATA. The same command again goes on from where it was interrupted."""
-    from clearwater.assembly import pick_device
-    from clearwater.config import resolve
+    from clearwater.assembly import build_objective, pick_device
+    from clearwater.settings import resolve
 
     keep_freed_memory()
     settings = resolve(
@@ -60,6 +60,7 @@ def train(
         },
     )
     chosen = pick_device(device)
+    build_objective(settings)  # refuses settings that contradict each other, before anything is read
     settings, images, run = prepare(settings, out)
     from clearwater.training import Trainer
 

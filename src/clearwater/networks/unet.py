@@ -38,7 +38,7 @@ class _Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """``(x_t, time) → y``: shapes (B, image_channels, H, W) and (B,) to the shape of x_t.
+    """``(x_t, time) → y``: shapes (B, image_channels, H, W) and (B,) to (B, out_channels, H, W).
 
     With its defaults it is the network of the CIFAR-10 model of Ho et al. 2020 (35.7 M parameters).
     Images whose sides the levels do not divide are padded with zeros inside and cropped again.
@@ -54,6 +54,7 @@ class UNet(nn.Module):
         group_size: channels a group of the normalisations; None for 32 groups, as in the paper.
         patch: pixels are folded ``patch × patch`` into channels at the input and unfolded at the
             output, so that the network works at 1/patch of the size (1: as in the paper).
+        out_channels: channels of y; None for the image's. A learned range takes twice as many.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class UNet(nn.Module):
         dropout: float = 0.1,
         group_size: int | None = None,
         patch: int = 1,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         if any(level not in range(len(multipliers)) for level in attention):
@@ -111,7 +113,8 @@ class UNet(nn.Module):
                 self.up.append(Upsample(width))
 
         self.norm = normalization(width, group_size)
-        self.last = zeroed(nn.Conv2d(width, pixels, 3, padding=1))
+        outputs = image_channels if out_channels is None else out_channels
+        self.last = zeroed(nn.Conv2d(width, outputs * patch**2, 3, padding=1))
 
     def place(self, device: torch.device) -> UNet:
         """Moves the network to `device`, in the memory layout that is fastest there.

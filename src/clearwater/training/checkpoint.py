@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,7 @@ class Checkpoint:
         averaged: the averaged weights by parameter name.
         network: the weights in training by parameter name.
         optimizer: the optimiser's tensors, "parameter name/moment".
+        times: what the sampler of levels remembers, if anything.
     """
 
     step: int
@@ -52,6 +53,7 @@ class Checkpoint:
     averaged: dict[str, Tensor]
     network: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    times: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Place(BaseModel):
@@ -142,6 +144,7 @@ class RunFolder:
                 {
                     **{f"network/{name}": value for name, value in checkpoint.network.items()},
                     **{f"optimizer/{name}": value for name, value in checkpoint.optimizer.items()},
+                    **{f"times/{name}": value for name, value in checkpoint.times.items()},
                 },
             )
             place = Place(
@@ -180,6 +183,7 @@ class RunFolder:
                 averaged=averaged,
                 network=_below(state, "network/"),
                 optimizer=_below(state, "optimizer/"),
+                times=_below(state, "times/"),
             )
         return None
 

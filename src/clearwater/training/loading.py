@@ -8,10 +8,11 @@ from typing import Literal
 
 import torch
 
-from clearwater.assembly import build_denoiser, pick_device
+from clearwater.assembly import build_chain, build_denoiser, build_learned_chain, pick_device
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.training.checkpoint import RunFolder
+from clearwater.training.parameters import CHAIN
 from clearwater.variances import VarianceName
 from clearwater.variances import variance as named_variance
 
@@ -38,13 +39,21 @@ def load_denoiser(
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
     tensors, _ = folder.model(weights)
-    denoiser = build_denoiser(folder.config(), pick_device(str(device)) if isinstance(device, str) else device)
+    config = folder.config()
+    denoiser = build_denoiser(config, pick_device(str(device)) if isinstance(device, str) else device)
+    learned_chain = build_learned_chain(config.chain)
     try:
         # The weights are all there is to load: buffers are constants of the code.
+        if learned_chain is not None:
+            learned_chain.load_state_dict(
+                {name.removeprefix(CHAIN): tensors.pop(name) for name in list(tensors) if name.startswith(CHAIN)}
+            )
         denoiser.network.load_state_dict(tensors)
     except RuntimeError:
         raise InputError(
             f"The weights in '{folder.path}' do not fit its config.toml, which was changed after training: restore it."
         ) from None
     denoiser.network.eval().requires_grad_(False)
+    if learned_chain is not None:
+        denoiser = replace(denoiser, chain=build_chain(config.chain, learned_chain))
     return replace(denoiser, variance=named_variance(variance)) if variance else denoiser

@@ -11,15 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clearwater.assembly import build_denoiser, build_objective
+from clearwater.assembly import build_chain, build_denoiser, build_learned_chain, build_objective
 from clearwater.config import Config
 from clearwater.data import Batches, ImageSet
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import ClearwaterError, InputError
+from clearwater.objectives import Objective
 from clearwater.randomness import derived_seed, generator
 from clearwater.training.budget import budget, learning_rate_factor
 from clearwater.training.checkpoint import Checkpoint, RunFolder
 from clearwater.training.ema import EMA
+from clearwater.training.parameters import CHAIN, trained_parameters
 
 __all__ = ["Event", "Progress", "Saved", "Stopped", "Trainer"]
 
@@ -78,9 +80,17 @@ class Trainer:
         data: the images.
         device: where to train.
         run: the folder to keep checkpoints in, whose newest one is gone on from; None keeps nothing.
+        objective: what to make small, in place of what the configuration says.
     """
 
-    def __init__(self, config: Config, data: ImageSet, device: torch.device, run: RunFolder | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        data: ImageSet,
+        device: torch.device,
+        run: RunFolder | None = None,
+        objective: Objective | None = None,
+    ) -> None:
         training = config.training
         self.config = config
         self.step, self.seconds = 0, 0.0
@@ -93,14 +103,16 @@ class Trainer:
             self.denoiser = build_denoiser(config, device)
         self._device = device
         self._network = self.denoiser.network
-        self._objective = build_objective(config.objective)
+        self._learned_chain = build_learned_chain(config.chain)
+        self._parameters = trained_parameters(self._network, self._learned_chain)
+        self._objective = build_objective(config) if objective is None else objective
         self._batches = Batches(
             data, training.batch, seed=derived_seed(training.seed, "data"), flip=config.data.flip, device=device
         )
         self._optimizer = torch.optim.Adam(
-            self._network.parameters(), lr=training.learning_rate, betas=training.betas, fused=device.type != "mps"
+            self._parameters.values(), lr=training.learning_rate, betas=training.betas, fused=device.type != "mps"
         )
-        self.ema = EMA(self._network, training.ema_decay, training.ema_gamma)
+        self.ema = EMA(self._parameters, training.ema_decay, training.ema_gamma)
         self._data_digest = data.digest()
         checkpoint = run.latest() if run else None
         if checkpoint is not None:
@@ -117,7 +129,10 @@ class Trainer:
 
     def averaged(self) -> NetworkDenoiser:
         """A denoiser with the averaged weights as they are now, for sampling."""
-        return replace(self.denoiser, network=self.ema.averaged(self._network))
+        denoiser = replace(self.denoiser, network=self.ema.averaged(self._network))
+        if self._learned_chain is None:
+            return denoiser
+        return replace(denoiser, chain=build_chain(self.config.chain, self.ema.averaged(self._learned_chain, CHAIN)))
 
     def __iter__(self) -> Iterator[Event]:
         training = self.config.training
@@ -153,9 +168,11 @@ class Trainer:
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(derived_seed(seed, "dropout", self.step))  # dropout draws from the global stream
             of_step = generator(seed, "objective", self.step)
+            if self._learned_chain is not None:
+                self.denoiser = replace(self.denoiser, chain=self._learned_chain.chain())
             loss = self._objective(self.denoiser, self._batches(self.step), of_step).mean()
             torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self.config.training.clip)
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.training.clip)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
@@ -172,13 +189,13 @@ class Trainer:
             )
 
     def _save(self, run: RunFolder) -> Saved:
-        live = {name: value.detach() for name, value in self._network.named_parameters()}
+        live = {name: value.detach() for name, value in self._parameters.items()}
         for value in live.values():
             # The loss is that of the weights before the step; what is kept must be good after it.
             self._refuse_nonfinite("A weight", float(value.sum()))
         optimizer = {
             f"{name}/{key}": value
-            for name, parameter in self._network.named_parameters()
+            for name, parameter in self._parameters.items()
             for key, value in self._optimizer.state[parameter].items()
         }
         checkpoint = Checkpoint(
@@ -189,6 +206,7 @@ class Trainer:
             averaged=self.ema.parameters,
             network=live,
             optimizer=optimizer,
+            times=self._objective.times.state(),
         )
         folder = run.save(checkpoint, self.config)
         self._saved = True
@@ -203,11 +221,13 @@ class Trainer:
         self._saved = True
         self.step, self.seconds = checkpoint.step, checkpoint.seconds
         self.ema.load(checkpoint.averaged)
+        if checkpoint.times:
+            self._objective.times.load(checkpoint.times)
         with torch.no_grad():
-            for name, parameter in self._network.named_parameters():
+            for name, parameter in self._parameters.items():
                 parameter.copy_(checkpoint.network[name])
         moments: dict[int, dict[str, Tensor]] = {}
-        for index, (name, parameter) in enumerate(self._network.named_parameters()):
+        for index, (name, parameter) in enumerate(self._parameters.items()):
             moments[index] = {
                 # Fused Adam walks through weights and moments as they lie in memory, so the layouts must agree.
                 key.rpartition("/")[2]: torch.empty_like(parameter).copy_(value) if value.ndim else value

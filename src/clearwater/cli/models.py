@@ -1,0 +1,100 @@
+"""The model of a run with the reverse variance that was asked for: its own, a fixed, a measured, a learned one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from clearwater.cli.progress import command, live_line
+from clearwater.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from clearwater.denoisers import Denoiser, NetworkDenoiser
+    from clearwater.training import RunFolder
+    from clearwater.variances import LearnedNetwork, Optimal
+
+__all__ = ["VarianceOption", "load_model", "variance_folder"]
+
+VarianceOption = Literal["fixed_small", "fixed_large", "learned_range", "network", "optimal"]
+
+
+def load_model(
+    folder: RunFolder,
+    device: torch.device,
+    *,
+    variance: VarianceOption | None,
+    clip: bool,
+    weights: Literal["ema", "raw"] = "ema",
+    exact: bool = False,
+) -> Denoiser:
+    """The denoiser of a run, clipped or not.
+
+    Args:
+        folder: the run.
+        device: where to put it.
+        variance: its reverse variance, the run's own if None; "optimal" is measured if it was not before.
+        clip: whether each prediction is clipped to the range of the data.
+        weights: averaged, or the last ones of training.
+        exact: whether the network runs in the precision of its weights, whatever the run says.
+    """
+    from clearwater.denoisers import Clipped
+    from clearwater.training import load_denoiser
+
+    if folder.config().objective.loss == "variance":
+        raise InputError(f"'{folder.path}' holds a variance network, which is no model alone: give the run it is in.")
+    named = None if variance == "optimal" or variance == "network" else variance
+    model = load_denoiser(folder, device, variance=named, weights=weights)
+    if exact:
+        model = replace(model, autocast=None)
+    if variance == "optimal":
+        model = replace(model, variance=_optimal(folder, model, clip=clip, weights=weights))
+    elif variance == "network":
+        model = replace(model, variance=_network(folder, device, clip=clip, exact=exact))
+    return Clipped(model) if clip else model
+
+
+def variance_folder(folder: RunFolder, *, clip: bool) -> Path:
+    """Where a variance network is kept that belongs to the run's newest model."""
+    step = folder.model()[1].step
+    return folder.path / f"variance-{step:09d}{'' if clip else '-unclipped'}"
+
+
+def _network(folder: RunFolder, device: torch.device, *, clip: bool, exact: bool) -> LearnedNetwork:
+    from clearwater.training import RunFolder, load_denoiser
+    from clearwater.variances import LearnedNetwork
+
+    path = variance_folder(folder, clip=clip)
+    if not path.is_dir():
+        clipping = [] if clip else ["--no-clip"]
+        raise InputError(
+            f"'{folder.path}' has no variance network for its newest model: train one with "
+            f"{command('variance', folder.path, *clipping)}"
+        )
+    model = load_denoiser(RunFolder.open(path), device)
+    return LearnedNetwork((replace(model, autocast=None) if exact else model).output)
+
+
+def _optimal(folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights: Literal["ema", "raw"]) -> Optimal:
+    """The run's optimal variance: measured once on its own training images, and kept with it."""
+    from clearwater.data import load_images
+    from clearwater.denoisers import Clipped
+    from clearwater.likelihood import fit_optimal_variance
+
+    key = {"step": str(folder.model()[1].step), "clipped": str(clip), "weights": weights}
+    stored = folder.load_variance(key)
+    if stored is not None:
+        return stored
+    data = folder.config().data
+    images = load_images(data.source, size=data.size, channels=data.channels).images
+    device = next(network.network.parameters()).device
+    with live_line("measuring the optimal variance") as report:
+        fitted = fit_optimal_variance(
+            Clipped(network) if clip else network,
+            (images.float() / 127.5 - 1).to(device),
+            progress=lambda fraction: report(fraction, "on training images"),
+        )
+    folder.save_variance(fitted, key)
+    return fitted

@@ -1,0 +1,62 @@
+"""`clearwater variance`: train a network for the reverse variance, beside the mean that a run has learned."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clearwater.cli.models import load_model, variance_folder
+from clearwater.cli.options import Device, Run
+from clearwater.cli.process import keep_freed_memory
+from clearwater.cli.progress import command, say
+from clearwater.cli.train import prepare, run_training
+
+__all__ = ["variance"]
+
+
+def variance(
+    run: Run,
+    minutes: Annotated[float | None, typer.Option(help="End after this much time.", show_default="3")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="End after this many steps.", show_default=False)] = None,
+    clip: Annotated[
+        bool, typer.Option("--clip/--no-clip", help="For a mean that is clipped to the data's range.")
+    ] = True,
+    device: Device = "auto",
+) -> None:
+    """Train a network for the variance of RUN's reverse steps; its mean stays. Then `--variance network` uses it."""
+    from clearwater.assembly import build_times, pick_device
+    from clearwater.errors import InputError
+    from clearwater.objectives import VarianceBound
+    from clearwater.training import RunFolder, Trainer
+
+    keep_freed_memory()
+    if minutes is not None and steps is not None:
+        raise InputError("Training ends after steps or after minutes: give one of the two.")
+    if minutes is not None and not minutes > 0:
+        raise InputError(f"--minutes is above zero, not {minutes}.")
+    chosen = pick_device(device)
+    folder = RunFolder.open(run)
+    mean = load_model(folder, chosen, variance=None, clip=clip)
+    for warning in folder.warnings:
+        say(warning)
+    out = variance_folder(folder, clip=clip)
+    of_mean = folder.config()
+    # The network is of the same form as the mean's and says one number a pixel. Its levels are those of the
+    # mean's own chain, also where that was learned: the objective takes them from there.
+    levels = {"name": "cosine" if of_mean.chain.name == "learned" else of_mean.chain.name, "variance": "fixed_small"}
+    end = {"steps": steps, "minutes": None if steps else minutes or 3.0}
+    settings = of_mean.model_copy(
+        update={
+            "chain": of_mean.chain.model_copy(update=levels),
+            "objective": of_mean.objective.model_copy(update={"loss": "variance"}),
+            "training": of_mean.training.model_copy(update=end),
+        }
+    )
+    settings, images, inner = prepare(settings, out)
+    objective = VarianceBound(mean, build_times(settings.objective, settings.chain.levels))
+    trainer = Trainer(settings, images, chosen, inner, objective)
+    if not run_training(trainer, inner):
+        say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")
+        raise typer.Exit(130)
+    say(f"Trained: '{out}'. Now use it: {command('bound', run, of_mean.data.source, '--variance', 'network')}")

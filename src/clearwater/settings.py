@@ -1,0 +1,121 @@
+"""The settings of a run, from a recipe, a file and the command line: each layer over the one before."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from clearwater.config import Config, parsed, validated
+from clearwater.errors import InputError
+
+__all__ = ["OBJECTIVES", "recipe_names", "resolve"]
+
+_LEARNED_RANGE = {"variance": "learned_range"}
+
+# What `objective = "name"` stands for: the published objectives.
+OBJECTIVES: dict[str, dict[str, dict[str, str]]] = {
+    "mu": {"objective": {"loss": "squared", "target": "mean", "weight": "bound"}},
+    "x0": {"objective": {"loss": "squared", "target": "x0", "weight": "bound"}},
+    "eps": {"objective": {"loss": "squared", "target": "eps", "weight": "bound"}},
+    "simple": {"objective": {"loss": "squared", "target": "eps", "weight": "unweighted"}},
+    "v": {"objective": {"loss": "squared", "target": "v", "weight": "unweighted"}},
+    "vlb": {
+        "objective": {"loss": "vlb", "target": "eps", "weight": "unweighted", "times": "importance"},
+        "chain": _LEARNED_RANGE,
+    },
+    "hybrid": {"objective": {"loss": "hybrid", "target": "eps", "weight": "unweighted"}, "chain": _LEARNED_RANGE},
+    "euclidean": {"objective": {"loss": "euclidean", "target": "mean", "weight": "unweighted"}},
+    "min_snr": {"objective": {"loss": "squared", "target": "x0", "weight": "min_snr"}},
+    "edm": {"objective": {"loss": "squared", "target": "v", "weight": "edm", "times": "logit_normal"}},
+    "p2": {"objective": {"loss": "squared", "target": "eps", "weight": "p2"}},
+    "sigmoid": {"objective": {"loss": "squared", "target": "v", "weight": "sigmoid"}},
+}
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that ship with the package."""
+    folder = files("clearwater.recipes")
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def resolve(
+    *, recipe: str, file: Path | None = None, sets: Sequence[str] = (), options: Mapping[str, object] | None = None
+) -> Config:
+    """A configuration from a recipe, then a file, then ``name=value`` settings, then options; the last wins.
+
+    Args:
+        recipe: the name of a recipe.
+        file: a TOML file of the same schema, or None.
+        sets: settings such as "model.channels=64"; the value is TOML, or else a string. "objective=hybrid"
+            stands for what `OBJECTIVES` says.
+        options: dotted names to values; None is passed over.
+
+    Raises:
+        InputError: a name or a value that is not allowed.
+    """
+    if recipe not in recipe_names():
+        raise InputError(f"There is no recipe named '{recipe}': choose one of {', '.join(recipe_names())}.")
+    of_recipe = (files("clearwater.recipes") / f"{recipe}.toml").read_text(encoding="utf-8")
+    layers = [(f"recipe {recipe}", parsed(of_recipe, f"recipe {recipe}"))]
+    if file is not None:
+        try:
+            layers.append((str(file), parsed(file.read_text(encoding="utf-8"), str(file))))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"The configuration file '{file}' cannot be read: {error}.") from None
+    layers.extend((f"--set {text}", _assignment(text)) for text in sets)
+    of_options: dict[str, Any] = {}  # one layer: two ends among them contradict each other
+    for name, value in (options or {}).items():
+        if value is not None:
+            _merge(of_options, _nested(name, value))
+    layers.append(("the options", of_options))
+    merged: dict[str, Any] = {}
+    for origin, written in layers:
+        layer = _expanded(written)
+        validated(layer, origin)
+        if {"steps", "minutes"} & layer.get("training", {}).keys():
+            # The end that a later layer sets replaces the one before, in whichever unit that was.
+            for name in ("steps", "minutes"):
+                merged.get("training", {}).pop(name, None)
+        _merge(merged, layer)
+    return validated(merged, "the configuration")
+
+
+def _expanded(layer: dict[str, Any]) -> dict[str, Any]:
+    """The layer with the settings that the name of an objective stands for."""
+    name = layer.get("objective")
+    if not isinstance(name, str):
+        return layer
+    if name not in OBJECTIVES:
+        raise InputError(f"There is no objective named '{name}': choose one of {', '.join(OBJECTIVES)}.")
+    expanded = {section: dict(values) for section, values in OBJECTIVES[name].items()}
+    _merge(expanded, {section: values for section, values in layer.items() if section != "objective"})
+    return expanded
+
+
+def _assignment(text: str) -> dict[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise InputError(f"--set takes name=value, such as model.channels=64, not '{text}'.")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return _nested(name.strip(), parsed)
+
+
+def _nested(name: str, value: object) -> dict[str, Any]:
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for name, value in layer.items():
+        if isinstance(value, dict) and isinstance(into.get(name), dict):
+            _merge(into[name], value)
+        else:
+            into[name] = value
