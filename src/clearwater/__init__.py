@@ -26,6 +26,8 @@ _HOME = {
     "fit_optimal_variance": "clearwater.likelihood",
     "FixedLarge": "clearwater.variances",
     "FixedSmall": "clearwater.variances",
+    "flow_likelihood": "clearwater.ode_likelihood",
+    "flow_log_prob": "clearwater.ode_likelihood",
     "Gaussian": "clearwater.gaussians",
     "GaussianMixture": "clearwater.analytic",
     "Hybrid": "clearwater.objectives",
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
     from clearwater.likelihood import Bound, bound, estimate_bound, fit_optimal_variance
     from clearwater.networks import UNet
     from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError
+    from clearwater.ode_likelihood import flow_likelihood, flow_log_prob
     from clearwater.process import marginal, posterior, transition
     from clearwater.sampling import Ancestral, sample, sampling_states
     from clearwater.schedules import VE, VP, RectifiedFlow
@@ -153,6 +156,8 @@ __all__ = [
     "chain",
     "estimate_bound",
     "fit_optimal_variance",
+    "flow_likelihood",
+    "flow_log_prob",
     "load_denoiser",
     "load_images",
     "marginal",

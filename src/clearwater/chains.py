@@ -118,6 +118,32 @@ class Chain:
             )
         return k
 
+    def at_log_snr(self, log_snr: Tensor) -> Level:
+        """The levels with these log-SNR, which may lie between the chain's own.
+
+        Between two neighbours the time and the logarithm of alpha² + sigma² are interpolated in log-SNR.
+
+        Args:
+            log_snr: any shape, within what levels 1..T have.
+        """
+        known = self.levels[1:]
+        rising = -known.log_snr.contiguous()
+        wanted = -torch.as_tensor(log_snr, dtype=torch.float64)
+        slack = 1e-9 * (1 + wanted.abs())
+        if not bool(((wanted >= rising[0] - slack) & (wanted <= rising[-1] + slack)).all()):
+            raise InputError(
+                f"This chain's levels have a log-SNR from {-float(rising[-1]):.4g} to {-float(rising[0]):.4g}, and "
+                f"levels from {float(-wanted.max()):.4g} to {float(-wanted.min()):.4g} were asked for."
+            )
+        right = torch.searchsorted(rising, wanted.contiguous()).clamp(min(1, self.T - 1), self.T - 1)
+        left = (right - 1).clamp(min=0)
+        gap = (rising[right] - rising[left]).clamp(min=1e-300)
+        fraction = ((wanted - rising[left]) / gap).nan_to_num(0).clamp(0, 1)
+        log_norm = 0.5 * (known.alpha.square() + known.sigma.square()).log()
+        norm = (log_norm[left] + fraction * (log_norm[right] - log_norm[left])).exp()
+        time = known.time[left] + fraction * (known.time[right] - known.time[left])
+        return Level(norm * torch.sigmoid(-wanted).sqrt(), norm * torch.sigmoid(wanted).sqrt(), time)
+
     def strided(self, K: int) -> Chain:
         """K steps over this chain's own levels, evenly spread, from level T to data.
 

@@ -30,6 +30,7 @@ __all__ = [
     "bound",
     "estimate_bound",
     "fit_optimal_variance",
+    "on_grid",
     "prior_term",
     "step_term",
 ]
@@ -134,7 +135,7 @@ def bound(
     """
     chain = _levels(denoiser, chain)
     decoder = DiscretizedDecoder() if decoder is None else decoder
-    x_0 = _on_grid(x_0)
+    x_0 = on_grid(x_0)
     K, N = chain.T, len(x_0)
     terms = torch.empty(K, N, dtype=torch.float64)
     for k in range(1, K + 1):
@@ -184,7 +185,7 @@ def estimate_bound(
     """
     chain = _levels(denoiser, chain)
     decoder = DiscretizedDecoder() if decoder is None else decoder
-    x_0 = _on_grid(x_0)
+    x_0 = on_grid(x_0)
     K, N = chain.T, len(x_0)
     pilot = budget // 10 if K > 2 else 0
     m = (budget - pilot) // (2 * N) - 1  # levels above the first, an image and a half
@@ -280,8 +281,8 @@ def _batches(x: Tensor, batch: int) -> Iterator[tuple[int, Tensor]]:
     return ((first, x[first : first + batch]) for first in range(0, len(x), batch))
 
 
-def _on_grid(x_0: Tensor) -> Tensor:
-    """The data in float64, exactly on the 8-bit grid."""
+def on_grid(x_0: Tensor) -> Tensor:
+    """The data in float64, exactly on the 8-bit grid; an `InputError` if it is not of 8 bits."""
     pixels = (x_0.to(torch.float64) + 1) * 127.5
     exact = pixels.round()
     off = float((pixels - exact).abs().max())
