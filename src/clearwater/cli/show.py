@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "chain", "forward", "reverse"]
 
-app = typer.Typer(help="Pictures of the forward process, the reverse process, a chain.", no_args_is_help=True)
+app = typer.Typer(
+    help="Pictures: the processes, a chain, and demonstrations of why the method is as it is.", no_args_is_help=True
+)
 
 PictureFile = Annotated[
     Path, typer.Option("--out", help="The file: .png or, where it moves, .gif.", show_default=False)

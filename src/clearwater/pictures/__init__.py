@@ -1,5 +1,11 @@
 """Pictures: grids, strips, animations and plots, as Pillow images and files."""
 
+from clearwater.pictures.demonstrations import (
+    one_shot_picture,
+    plot_gradient_variance,
+    plot_reverse_steps,
+    plot_weights,
+)
 from clearwater.pictures.images import enlarged, grid, to_uint8
 from clearwater.pictures.plots import plot_bound, plot_chain, plot_loss
 from clearwater.pictures.processes import forward_frames, forward_strip, reverse_frames, reverse_strip
@@ -10,9 +16,13 @@ __all__ = [
     "forward_frames",
     "forward_strip",
     "grid",
+    "one_shot_picture",
     "plot_bound",
     "plot_chain",
+    "plot_gradient_variance",
     "plot_loss",
+    "plot_reverse_steps",
+    "plot_weights",
     "reverse_frames",
     "reverse_strip",
     "to_uint8",

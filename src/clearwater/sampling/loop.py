@@ -18,7 +18,7 @@ from clearwater.randomness import ImageNoise
 from clearwater.sampling.ancestral import Ancestral
 from clearwater.targets import Prediction
 
-__all__ = ["StepState", "Stepper", "sample", "sampling_states"]
+__all__ = ["Noise", "StepState", "Stepper", "sample", "sampling_states"]
 
 
 class Noise(Protocol):
