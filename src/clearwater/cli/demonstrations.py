@@ -38,7 +38,7 @@ def reverse_steps(out: Png) -> None:
     for k in (50, 100, 200):
         curves.append(torch.tensor([reverse_step_kl(data, step_of_beta(levels[k], float(beta))) for beta in betas]))
         names.append(f"from sigma = {float(levels.sigma[k]):.2f} (level {k} of the linear chain)")
-    write_picture(out, plot_reverse_steps(data, levels[50], betas, curves, names, (0.9, 0.3, 0.05, 0.005)))
+    write_picture(out, plot_reverse_steps(data, levels[50], betas, curves, names, (0.9, 0.1, 0.01, 0.001)))
     print(f"{'beta':>8}  KL in nats {names[0]}, …")
     for i in range(0, len(betas), 3):
         print(f"{float(betas[i]):8.4f}  " + "  ".join(f"{float(curve[i]):9.2e}" for curve in curves))
@@ -136,6 +136,7 @@ def weights(
     smallest = int(of_eps.argmin())
     print(
         f"The bound's weight on the error of eps: {float(of_eps[0]):.6g} at level 1, {float(of_eps[smallest]):.6g} "
-        f"at level {smallest + 1} (its smallest), {float(of_eps[-1]):.6g} at level {levels}; L_simple's is 1."
+        f"at level {smallest + 1} (its smallest), {float(of_eps[-1]):.6g} at level {levels}; L_simple's is 1. (At "
+        "level 1 the variance is beta-tilde_2, as in the paper.)"
     )
     say(f"Wrote '{out}'.")

@@ -52,7 +52,7 @@ def plot_reverse_steps(
         axes.set_title(rf"$\beta = {beta:g}$")
         axes.set_xlabel("$x_s$")
         axes.set_yticks([])
-    cells["step 0"].legend(fontsize=8)
+    figure.legend(*cells["step 0"].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     axes = cells["kl"]
     for values, name, colour in zip(kl, names, (_BLUE, _RED, _GREEN, _GREY), strict=False):
         axes.plot(betas, values, "o-", color=colour, markersize=3, label=name)
