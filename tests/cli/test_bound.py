@@ -1,0 +1,163 @@
+"""`clearwater bound`: the figures are the library's, of what was asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from clearwater import Clipped, FixedLarge, NetworkDenoiser, bound, load_denoiser, load_images
+from clearwater.cli import run
+from clearwater.decoders import DensityDecoder
+from clearwater.likelihood import estimate_bound, prior_term
+from clearwater.ode_likelihood import flow_likelihood
+
+HELD_OUT = load_images("fashion-mini", split="held_out").images.double() / 127.5 - 1
+
+
+def measured(trained: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    """The object that --json prints, alone on standard output."""
+    capsys.readouterr()
+    assert run(["bound", str(trained), "fashion-mini", "--device", "cpu", "--json", *options]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def denoiser(trained: Path) -> NetworkDenoiser:
+    return load_denoiser(trained, "cpu")
+
+
+def test_the_json_is_the_exact_bound_of_the_library(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured(trained, capsys, "--n", "20", "--batch", "7", "--seed", "5")
+    expected = bound(Clipped(denoiser(trained)), HELD_OUT[:20], seed=5, batch=7)
+    assert found["total"] == pytest.approx(expected.total, rel=1e-9)
+    assert found["prior"] == pytest.approx(float(expected.prior.mean()), rel=1e-9)
+    assert found["rate"] == pytest.approx(float(expected.rate.mean()), rel=1e-9)
+    assert found["decoder"] == pytest.approx(float(expected.decoder.mean()), rel=1e-9)
+    assert found["kl"] == pytest.approx(expected.kl.tolist(), rel=1e-9)
+    assert found["stderr"] == pytest.approx(expected.stderr, rel=1e-9)
+    assert found["total"] == pytest.approx(found["prior"] + found["rate"] + found["decoder"], rel=1e-12)
+    told = {name: found[name] for name in ("weights", "variance", "levels", "clipped", "images", "evaluations")}
+    assert told == {
+        "weights": "ema",
+        "variance": "fixed_large" if isinstance(denoiser(trained).variance, FixedLarge) else "fixed_small",
+        "levels": 10,
+        "clipped": True,
+        "images": 20,
+        "evaluations": 200,
+    }
+
+
+def test_what_was_asked_for_is_what_was_evaluated(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--n", "6", "--levels", "4", "--variance", "fixed_large", "--no-clip", "--decoder", "density"]
+    found = measured(trained, capsys, *options, "--weights", "raw")
+    raw = load_denoiser(trained, "cpu", variance="fixed_large", weights="raw")
+    expected = bound(raw, HELD_OUT[:6], chain=raw.chain.strided(4), decoder=DensityDecoder(), batch=250)
+    assert found["total"] == pytest.approx(expected.total, rel=1e-9)
+    assert (found["weights"], found["variance"], found["levels"]) == ("raw", "fixed_large", 4)
+    assert (found["clipped"], found["decoder_kind"]) == (False, "density")
+    assert len(found["kl"]) == 3
+
+
+def test_a_budget_gives_the_librarys_estimate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured(trained, capsys, "--n", "8", "--budget", "60")
+    expected = estimate_bound(Clipped(denoiser(trained)), HELD_OUT[:8], 60, batch=250)
+    assert (found["total"], found["stderr"]) == pytest.approx((expected.total, expected.stderr), rel=1e-9)
+    assert found["evaluations"] == expected.evaluations <= 60
+
+
+def test_the_ode_gives_the_librarys_likelihood(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured(trained, capsys, "--n", "3", "--ode", "--tolerance", "1e-3", "--seed", "2")
+    expected = flow_likelihood(Clipped(denoiser(trained)), HELD_OUT[:3], tolerance=1e-3, seed=2, batch=50)
+    assert found["total"] == pytest.approx(expected.total, rel=1e-6)
+    assert found["stderr_population"] == pytest.approx(expected.stderr_of_population, rel=1e-5)
+    assert found["evaluations"] == expected.evaluations
+    assert (found["trace"], found["tolerance"], found["images"]) == ("hutchinson", 1e-3, 3)
+
+
+def test_the_prior_term_of_the_built_in_images_is_the_hand_formula(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain = denoiser(trained).chain
+    alpha_bar, square = float(chain.alpha_bar[-1]), float(HELD_OUT.square().mean())
+    by_hand = 0.5 * (alpha_bar * square - alpha_bar - math.log1p(-alpha_bar)) / math.log(2)
+    found = measured(trained, capsys, "--levels", "2")
+    assert found["prior"] == pytest.approx(by_hand, rel=1e-9)
+    assert found["images"] == 1000
+
+
+def test_the_prior_term_of_the_linear_chain_on_the_built_in_images() -> None:
+    """MATH's anchor for ½(ᾱ E[x²] - ᾱ - log(1 - ᾱ)), with the images' own E[x²] in place of 0.25."""
+    from clearwater.chains import linear
+
+    alpha_bar, square = 4.035829765e-5, float(HELD_OUT.square().mean())
+    by_hand = 0.5 * (alpha_bar * square - alpha_bar - math.log1p(-alpha_bar)) / math.log(2)
+    found = float(prior_term(HELD_OUT, linear()).mean()) / (784 * math.log(2))
+    assert found == pytest.approx(by_hand, rel=1e-7)
+    assert 5e-6 < found < 5e-5  # the paper's "about 1e-5 bits per dimension"
+
+
+def test_the_table_says_what_was_evaluated_and_adds_up(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured(trained, capsys, "--n", "4")
+    assert run(["bound", str(trained), "fashion-mini", "--device", "cpu", "--n", "4"]) == 0
+    out = capsys.readouterr().out
+    for name in ("prior", "rate", "decoder", "total"):
+        (line,) = [line for line in out.splitlines() if line.startswith(name)]
+        assert f"{found[name]:.6f} bits/dim" in line
+    assert "weights: ema" in out
+    assert "levels: 10" in out
+    assert f"{found['evaluations']:,} network evaluations" in out
+
+
+def test_the_plot_is_a_picture(trained: Path, tmp_path: Path) -> None:
+    options = ["--n", "4", "--plot", str(tmp_path / "kl.png")]
+    assert run(["bound", str(trained), "fashion-mini", "--device", "cpu", *options]) == 0
+    with Image.open(tmp_path / "kl.png") as picture:
+        assert len(picture.convert("RGB").getcolors(10**7) or []) > 20
+
+
+def test_images_of_a_folder_are_measured_as_the_run_sees_them(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, image in enumerate(load_images("fashion-mini", split="held_out").images[:3, 0]):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{i}.png")
+    capsys.readouterr()
+    assert run(["bound", str(trained), str(tmp_path), "--device", "cpu", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = measured(trained, capsys, "--n", "3")
+    assert found["total"] == pytest.approx(expected["total"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--ode", "--levels", "5"], "no levels"),
+        (["--ode", "--variance", "fixed_small"], "no levels"),
+        (["--ode", "--budget", "100"], "no levels"),
+        (["--levels", "11"], "from 1 to 10"),
+        (["--levels", "1"], "at least 2 steps"),
+        (["--budget", "3"], "too small"),
+        (["--plot", "kl.gif"], ".png"),
+        (["--variance", "learned_range"], "twice the channels"),
+        (["--variance", "network"], "variance network"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_with_a_sentence(
+    trained: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert run(["bound", str(trained), "fashion-mini", "--device", "cpu", "--n", "4", *options]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert words in error
+
+
+def test_one_image_has_no_standard_error(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = torch.zeros(28, 28, dtype=torch.uint8)
+    Image.fromarray(image.numpy()).save(tmp_path / "a.png")
+    assert run(["bound", str(trained), str(tmp_path), "--device", "cpu"]) == 2
+    assert "at least two" in capsys.readouterr().err
