@@ -271,7 +271,14 @@ def _evaluate(denoiser: Denoiser, x_0: Tensor, pair: Pair, decoder: Decoder, rng
 
 
 def _levels(denoiser: Denoiser, chain: Chain | None) -> Chain:
-    chain = denoiser.chain if chain is None else chain
+    if chain is None:
+        try:
+            chain = denoiser.chain
+        except AttributeError:
+            raise InputError(
+                "The bound is a sum over the levels of a chain, and this denoiser has none: give chain=…, such as "
+                "Chain.from_schedule(schedule, 1000)."
+            ) from None
     if chain.T < 2:
         raise InputError("The bound needs a chain of at least 2 steps: its decoder's variance is that of the second.")
     return chain

@@ -64,6 +64,15 @@ def test_what_was_asked_for_is_what_was_evaluated(trained: Path, capsys: pytest.
     assert len(found["kl"]) == 3
 
 
+@pytest.mark.parametrize("kind", [[], ["--ode", "--tolerance", "1e-2"]])
+def test_each_image_has_its_own_figure_if_asked(
+    trained: Path, capsys: pytest.CaptureFixture[str], kind: list[str]
+) -> None:
+    found = measured(trained, capsys, "--n", "3", "--per-image", *kind)
+    assert len(set(found["per_image"])) == 3
+    assert sum(found["per_image"]) / 3 == pytest.approx(found["total"], rel=1e-12)
+
+
 def test_a_budget_gives_the_librarys_estimate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = measured(trained, capsys, "--n", "8", "--budget", "60")
     expected = estimate_bound(Clipped(denoiser(trained)), HELD_OUT[:8], 60, batch=250)
@@ -143,6 +152,7 @@ def test_images_of_a_folder_are_measured_as_the_run_sees_them(
         (["--levels", "1"], "at least 2 steps"),
         (["--budget", "3"], "too small"),
         (["--plot", "kl.gif"], ".png"),
+        (["--per-image"], "--json"),
         (["--variance", "learned_range"], "twice the channels"),
         (["--variance", "network"], "variance network"),
     ],

@@ -44,6 +44,9 @@ def bound(
     batch: Annotated[int, typer.Option(min=1, help="Images at a time; another one draws other noise.")] = 250,
     plot: Annotated[Path | None, typer.Option(help="A .png of the KL by level.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    per_image: Annotated[
+        bool, typer.Option("--per-image", help="With --json: also the bits/dim of each image.")
+    ] = False,
     ode: Annotated[
         bool, typer.Option("--ode", help="The likelihood of the probability-flow ODE in place of the bound.")
     ] = False,
@@ -63,6 +66,8 @@ def bound(
     from clearwater.training import RunFolder
 
     keep_freed_memory()
+    if per_image and not as_json:
+        raise InputError("The figures of each image are part of the JSON object: use --per-image with --json.")
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise InputError(f"The plot is a .png in a folder that exists, not '{plot}'.")
     if ode and (levels, variance, budget, plot, decoder) != (None, None, None, None, "discretized"):
@@ -89,7 +94,9 @@ def bound(
                 batch=min(batch, 50),
                 progress=lambda fraction: report(fraction, f"{len(x_0)} images"),
             )
-        _show_flow(flow, {**evaluated, "trace": trace, "tolerance": tolerance}, as_json)
+        if per_image:
+            evaluated["per_image"] = flow.per_image.tolist()
+        _show_flow(flow, {"trace": trace, "tolerance": tolerance, **evaluated}, as_json)
         return
     chain = denoiser.chain if levels is None else denoiser.chain.strided(levels)
     of_pixels = DensityDecoder() if decoder == "density" else DiscretizedDecoder()
@@ -113,6 +120,8 @@ def bound(
             )
     if plot is not None:
         write_picture(plot, plot_bound(result, chain))
+    if per_image:
+        evaluated["per_image"] = result.per_image.tolist()
     if as_json:
         print(json.dumps({**_terms(result), **evaluated}))
     else:
