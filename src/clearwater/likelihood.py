@@ -35,6 +35,7 @@ __all__ = [
     "step_term",
 ]
 
+_FOR_DECODER = 32  # images a level, for a minimum that is flat
 _GRID_TOLERANCE = 1e-3  # of a grey value: float32 data is within 1e-5 of the grid
 
 
@@ -312,9 +313,11 @@ def fit_optimal_variance(
 ) -> Optimal:
     """Measures a model's error of x_0 at every level of its chain, and so its optimal variance.
 
+    The variance of a step to data is the one of highest probability under the discretized decoder.
+
     Args:
         denoiser: the model, clipped or not as it will be used: the variance is optimal for its mean.
-        x_0: data, shape (N, ...), from which the images are drawn anew for each level.
+        x_0: 8-bit data, shape (N, ...), from which the images are drawn anew for each level.
         images: how many, a level.
         seed: of the images and the noise.
         batch: images at a time.
@@ -322,19 +325,41 @@ def fit_optimal_variance(
     """
     chain = denoiser.chain
     error = torch.empty(chain.T, dtype=torch.float64)
+    decoder = torch.empty(chain.T, dtype=torch.float64)
     for k in range(1, chain.T + 1):
         rng = generator(seed, "images", k)
         picked = x_0[torch.randint(len(x_0), (images,), generator=rng).to(x_0.device)]
         on_device = generator(seed, "noise", k, device=x_0.device)
         total = 0.0
-        for _, part in _batches(picked, batch):
+        for first, part in _batches(picked, batch):
             eps = torch.randn(part.shape, generator=on_device, device=part.device, dtype=part.dtype)
             t = chain.levels[k]
             with torch.inference_mode():
                 x_t = t.noise(part, eps)
                 predicted = denoiser(x_t, t).x_0
                 total += float((predicted - part).double().square().sum())
+            if first == 0:
+                few = part[:_FOR_DECODER], predicted[:_FOR_DECODER]
         error[k - 1] = total / picked.numel()
+        decoder[k - 1] = _best_for_decoder(*few, float(error[k - 1]))
         if progress is not None:
             progress(k / chain.T)
-    return Optimal(chain.levels.time[1:], error)
+    return Optimal(chain.levels.time[1:], error, decoder)
+
+
+@torch.inference_mode()
+def _best_for_decoder(x_0: Tensor, mean: Tensor, error: float) -> float:
+    """The variance around `mean` under which the discretized decoder gives `x_0` the highest probability."""
+    log_2 = torch.linspace(-10, 3, 27, dtype=torch.float64)
+    variances = max(error, 1e-12) * 2**log_2
+    cost = torch.stack(
+        [
+            -DiscretizedDecoder()(x_0, Gaussian(mean, torch.full_like(mean[:1], float(v)))).double().mean()
+            for v in variances
+        ]
+    )
+    best = int(cost[1:-1].argmin()) + 1
+    # The vertex of the parabola through the three lowest points.
+    below, at, above = cost[best - 1 : best + 2].tolist()
+    shift = 0.5 * (below - above) / max(below - 2 * at + above, 1e-300) if at <= min(below, above) else 0.0
+    return float(max(error, 1e-12) * 2 ** (log_2[best] + shift * (log_2[1] - log_2[0])))

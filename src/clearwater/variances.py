@@ -86,25 +86,35 @@ class Optimal(LevelVariance):
     """beta-tilde + c_0² · E(x_0 - x̂_0)²: the best number a level for the mean that the model really has.
 
     The error of x_0, per dimension, is measured over data; (alpha / sigma)² times it is that of eps. With an
-    optimal mean it is Analytic-DPM's variance (Bao et al. 2022, theorem 1), which is only then right. Between
-    the times at which the error was measured it is interpolated.
+    optimal mean it is Analytic-DPM's variance (Bao et al. 2022, theorem 1), which is only then right. Where s is
+    data, the discretized decoder is best served by another number than that error, since its two end bins are open:
+    it is measured as well. Between the times of the measurements both are interpolated.
 
     Attributes:
         time: of the levels at which it was measured, rising, float64, shape (M,).
         error: of x_0 at those levels, float64, shape (M,).
+        decoder: the best variance where s is data, by level of x_t, float64, shape (M,); None for `error`, which is
+            right for the density decoder.
     """
 
     time: Tensor
     error: Tensor
+    decoder: Tensor | None = None
 
     def __call__(self, pair: Pair) -> Tensor:
+        inside = pair.posterior_variance + pair.c_0.square() * self._at(self.error, pair.t.time)
+        if self.decoder is None:
+            return inside
+        return inside.where(pair.s.sigma > 0, self._at(self.decoder, pair.t.time))
+
+    def _at(self, values: Tensor, time: Tensor) -> Tensor:
         last = len(self.time) - 1
-        right = torch.searchsorted(self.time, pair.t.time.contiguous()).clamp(min(1, last), last)
+        right = torch.searchsorted(self.time, time.contiguous()).clamp(min(1, last), last)
         left = (right - 1).clamp(min=0)
         gap = (self.time[right] - self.time[left]).clamp(min=1e-300)
-        fraction = ((pair.t.time - self.time[left]) / gap).clamp(0, 1)
-        error = self.error[left] + fraction * (self.error[right] - self.error[left])
-        return pair.posterior_variance + pair.c_0.square() * error
+        fraction = ((time - self.time[left]) / gap).clamp(0, 1)
+        interpolated: Tensor = values[left] + fraction * (values[right] - values[left])
+        return interpolated
 
 
 class LearnedRange(Variance):

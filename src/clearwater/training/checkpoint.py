@@ -201,6 +201,8 @@ class RunFolder:
     def save_variance(self, variance: Optimal, key: dict[str, str]) -> None:
         """Keeps a measured optimal variance; `key` says of what (checkpoint, clipping, weights)."""
         tensors = {"time": variance.time, "error": variance.error}
+        if variance.decoder is not None:
+            tensors["decoder"] = variance.decoder
         write_atomically(self._variance_path(key), save(tensors, metadata=key))
 
     def load_variance(self, key: dict[str, str]) -> Optimal | None:
@@ -209,7 +211,7 @@ class RunFolder:
             with safe_open(self._variance_path(key), framework="pt") as file:
                 if file.metadata() != key:
                     return None
-                return Optimal(file.get_tensor("time"), file.get_tensor("error"))
+                return Optimal(file.get_tensor("time"), file.get_tensor("error"), file.get_tensor("decoder"))
         except (OSError, SafetensorError):  # none yet, or torn: it is measured again
             return None
 
