@@ -7,8 +7,11 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from clearwater import FixedSmall, InputError, Level, Pair, chain
-from clearwater.analytic import ExactDenoiser, GaussianMixture, gaussian_data
+from clearwater import Chain, FixedLarge, FixedSmall, InputError, Level, Pair, chain
+from clearwater.analytic import ExactDenoiser, GaussianMixture, gaussian_bound, gaussian_data
+from clearwater.chains import linear
+from clearwater.decoders import DensityDecoder
+from clearwater.likelihood import prior_term, step_term
 from clearwater.schedules import VE, VP, RectifiedFlow
 
 WEIGHTS, MEANS, VARIANCES = [0.2, 0.5, 0.3], [-1.0, 0.3, 1.2], [0.04, 0.3, 0.01]
@@ -99,3 +102,31 @@ def test_the_reverse_conditional_tends_to_its_best_gaussian_as_the_step_shrinks(
 def test_what_is_no_mixture_is_refused(weights: list[float], variances: list[float]) -> None:
     with pytest.raises(InputError):
         GaussianMixture(torch.tensor(weights), torch.zeros(2, 1), torch.tensor(variances))
+
+
+@pytest.mark.parametrize("levels", [linear(1000).strided(40), Chain.from_schedule(VE(), 30)], ids=["vp", "ve"])
+@pytest.mark.parametrize("rule", [FixedSmall(), FixedLarge()], ids=["small", "large"])
+def test_the_bound_of_a_gaussian_is_the_expectation_of_every_term(levels, rule) -> None:
+    """Every term is quadratic in x_0 and eps: its mean is that over each at ± one deviation."""
+    mean, v = torch.tensor([0.3, -0.2], dtype=torch.float64), 0.15
+    data = gaussian_data(mean, v)
+    signs = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
+    x_0, eps = mean + v**0.5 * signs[:, :1], signs[:, 1:].expand(4, 2)
+    denoiser = ExactDenoiser(data, levels, rule)
+    terms = []
+    for k in range(1, levels.T + 1):
+        pair = levels.pair(k)
+        x_t = pair.t.noise(x_0, eps)
+        terms.append(float(step_term(x_0, x_t, denoiser.reverse(x_t, pair), pair, DensityDecoder()).mean()) / 2)
+    found = gaussian_bound(data, levels, rule)
+    torch.testing.assert_close(found.kl, torch.tensor(terms[1:], dtype=torch.float64), rtol=1e-9, atol=1e-14)
+    assert float(found.decoder) == pytest.approx(terms[0], rel=1e-9)
+    assert float(found.prior) == pytest.approx(float(prior_term(x_0, levels).mean()) / 2, rel=1e-9)
+    total = (sum(terms) + float(found.prior)) / math.log(2)
+    assert found.total == pytest.approx(total, rel=1e-9)
+
+
+def test_only_one_gaussian_has_a_bound_in_closed_form() -> None:
+    two = GaussianMixture(torch.ones(2) / 2, torch.zeros(2, 1), torch.ones(2))
+    with pytest.raises(InputError, match="mixture of 2"):
+        gaussian_bound(two, linear(), FixedSmall())

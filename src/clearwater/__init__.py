@@ -29,6 +29,8 @@ _HOME = {
     "flow_likelihood": "clearwater.ode_likelihood",
     "flow_log_prob": "clearwater.ode_likelihood",
     "Gaussian": "clearwater.gaussians",
+    "gaussian_bound": "clearwater.analytic",
+    "gaussian_data": "clearwater.analytic",
     "GaussianMixture": "clearwater.analytic",
     "Hybrid": "clearwater.objectives",
     "InputError": "clearwater.errors",
@@ -76,7 +78,7 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
-    from clearwater.analytic import ExactDenoiser, GaussianMixture
+    from clearwater.analytic import ExactDenoiser, GaussianMixture, gaussian_bound, gaussian_data
     from clearwater.chains import Chain, chain
     from clearwater.config import Config
     from clearwater.data import load_images
@@ -158,6 +160,8 @@ __all__ = [
     "fit_optimal_variance",
     "flow_likelihood",
     "flow_log_prob",
+    "gaussian_bound",
+    "gaussian_data",
     "load_denoiser",
     "load_images",
     "marginal",

@@ -19,9 +19,9 @@ from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
 from clearwater.levels import Level, Pair, scale
 from clearwater.targets import Prediction, prediction_from_x_0
-from clearwater.variances import Variance
+from clearwater.variances import LevelVariance, Variance
 
-__all__ = ["ExactDenoiser", "GaussianMixture", "Mixture", "gaussian_data"]
+__all__ = ["ExactDenoiser", "GaussianBound", "GaussianMixture", "Mixture", "gaussian_bound", "gaussian_data"]
 
 
 @dataclass(frozen=True)
@@ -138,3 +138,51 @@ class ExactDenoiser(Denoiser):
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:
         x_0 = self.data.data_given(x_t, t).moments().mean.to(x_t.dtype)
         return prediction_from_x_0(x_0, x_t, t)
+
+
+@dataclass(frozen=True)
+class GaussianBound:
+    """The terms of the bound of Gaussian data under its exact denoiser: their expectations, nats per dimension.
+
+    Attributes:
+        prior: shape ().
+        kl: of the levels k = 2..K, shape (K - 1,).
+        decoder: of the density decoder, shape ().
+    """
+
+    prior: Tensor
+    kl: Tensor
+    decoder: Tensor
+
+    @property
+    def total(self) -> float:
+        """In bits per dimension."""
+        return float(self.prior + self.kl.sum() + self.decoder) / math.log(2)
+
+
+def gaussian_bound(data: GaussianMixture, chain: Chain, variance: LevelVariance) -> GaussianBound:
+    """The bound of data from one Gaussian in closed form, with the exact mean and any fixed reverse variance.
+
+    The exact denoiser's squared error is the variance of x_0 given x_t, v sigma² / (alpha² v + sigma²), and the mean
+    of every term follows from it.
+
+    Args:
+        data: a mixture of one, as `gaussian_data` makes it.
+        chain: the levels.
+        variance: the reverse variance.
+    """
+    if len(data.weights) != 1:
+        raise InputError(f"The bound has a closed form for one Gaussian, and this is a mixture of {len(data.weights)}.")
+    v = data.variances[0]
+    pairs, last = chain.pairs, chain.levels[-1]
+    t = pairs.t
+    error = v * t.sigma.square() / (t.alpha.square() * v + t.sigma.square())
+    v_p, v_q, of_mean = variance(pairs), pairs.posterior_variance, pairs.c_0.square() * error
+    kl = 0.5 * ((v_p / v_q).log() - 1 + (v_q + of_mean) / v_p)
+    square = data.means[0].square().mean() + v
+    of_prior = last.sigma.square() / chain.prior_variance
+    return GaussianBound(
+        prior=0.5 * (last.alpha.square() * square / chain.prior_variance + of_prior - 1 - of_prior.log()),
+        kl=kl[1:],
+        decoder=0.5 * ((2 * math.pi * v_p[0]).log() + error[0] / v_p[0]) - math.log(2 / 255),
+    )
