@@ -81,7 +81,7 @@ clearwater.__version__, dir(clearwater)
 from clearwater.cli import app, run
 from clearwater.cli.show import app as show
 commands = [[], ["show"], *([command.name] for command in app.registered_commands)]
-commands += [["show", command.callback.__name__] for command in show.registered_commands]
+commands += [["show", command.name or command.callback.__name__] for command in show.registered_commands]
 codes = [run([*command, "--help"]) for command in commands] + [run(["--version"])]
 heavy = {"torch", "numpy", "matplotlib", "PIL", "safetensors"} & set(sys.modules)
 print("codes", set(codes), "heavy", sorted(heavy))
