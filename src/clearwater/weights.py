@@ -68,7 +68,7 @@ class MinSNR(Weight):
 
 @dataclass(frozen=True)
 class EDMWeight(Weight):
-    """(σ² + σ_data²) / (σ σ_data)² on the error of x_0, σ = sigma / alpha (Karras et al. 2022, section 5)."""
+    """(σ² + σ_data²) / (σ σ_data)² on the error of x_0, σ = sigma / alpha (Karras et al. 2022, table 1)."""
 
     sigma_data: float = 0.5
 
@@ -89,7 +89,11 @@ class P2(Weight):
 
 @dataclass(frozen=True)
 class SigmoidWeight(Weight):
-    """sigmoid(bias - log SNR) on the error of eps (Kingma & Gao 2023; Hoogeboom et al. 2024)."""
+    """sigmoid(bias - log SNR) on the error of eps (Kingma & Gao 2023; Hoogeboom et al. 2024).
+
+    The papers weight an integral over log SNR; over levels drawn evenly in time the chain's own density of log SNR
+    comes on top of it.
+    """
 
     bias: float = 2.0
 

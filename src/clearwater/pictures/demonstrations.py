@@ -69,7 +69,7 @@ def one_shot_picture(found: OneShot, images: int = 10) -> Image.Image:
     """Three rows: the noise, what is predicted of it at once, and what sampling makes of it."""
     rows = torch.stack([part[:images] for part in (found.noise, found.predictions, found.samples)])
     sheet = enlarged(grid(to_uint8(rows.flatten(0, 1)), rows.shape[1]), 1200).convert("RGB")
-    labels = ("x_T, noise", "x_0 predicted from x_T at once: about the mean of the data", "sampled from the same x_T")
+    labels = ("x_T, noise", "x_0 predicted from x_T at once", "sampled from the same x_T")
     strip = 22
     height = sheet.height // 3
     labelled = Image.new("RGB", (sheet.width, sheet.height + 3 * strip), "white")
