@@ -1,10 +1,8 @@
-"""The configuration: its layers, its refusals, its text form, its recipes."""
+"""The configuration: its text form, its differences, its values."""
 
 from __future__ import annotations
 
 import tomllib
-from importlib.resources import files
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,7 +18,7 @@ from clearwater.config import (
     TrainingConfig,
 )
 from clearwater.errors import InputError
-from clearwater.settings import recipe_names, resolve
+from clearwater.settings import resolve
 
 _COUNTS = st.integers(1, 10**6)
 _ENDS = st.one_of(
@@ -46,8 +44,22 @@ _CONFIGS = st.builds(
         dropout=st.floats(0, 1, exclude_max=True),
         group_size=st.one_of(st.none(), _COUNTS),
     ),
-    chain=st.builds(ChainConfig, name=st.sampled_from(["linear", "half_linear", "cosine", "sigmoid"]), levels=_COUNTS),
-    objective=st.builds(ObjectiveConfig, gamma=st.floats(0, exclude_min=True, allow_infinity=False)),
+    chain=st.builds(
+        ChainConfig,
+        name=st.sampled_from(["linear", "half_linear", "cosine", "sigmoid", "learned"]),
+        levels=_COUNTS,
+        variance=st.sampled_from(["fixed_small", "fixed_large", "learned_range"]),
+    ),
+    objective=st.builds(
+        ObjectiveConfig,
+        loss=st.sampled_from(["squared", "vlb", "hybrid", "euclidean", "variance"]),
+        target=st.sampled_from(["eps", "x0", "v", "velocity", "score", "mean"]),
+        weight=st.sampled_from(["unweighted", "bound", "min_snr", "edm", "p2", "sigmoid"]),
+        gamma=st.floats(0, exclude_min=True, allow_infinity=False),
+        bias=st.floats(allow_nan=False, allow_infinity=False),
+        share=st.floats(0, exclude_min=True, allow_infinity=False),
+        times=st.sampled_from(["uniform", "low_discrepancy", "importance", "logit_normal"]),
+    ),
     training=st.builds(
         lambda end, rate, betas: TrainingConfig(learning_rate=rate, betas=betas, **end),
         _ENDS,
@@ -55,162 +67,6 @@ _CONFIGS = st.builds(
         st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
     ),
 )
-
-
-def _refusal(**layers: object) -> str:
-    with pytest.raises(InputError) as caught:
-        resolve(**{"recipe": "small", **layers})  # type: ignore[arg-type]
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    assert message.endswith(".")
-    return message
-
-
-def _file(folder: Path, text: str) -> Path:
-    path = folder / "mine.toml"
-    path.write_text(text)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("layers", "channels"),
-    [((), 32), (("file",), 40), (("file", "set"), 48), (("set",), 48), (("file", "set", "option"), 56)],
-)
-def test_the_last_of_recipe_file_set_and_option_wins(tmp_path: Path, layers: tuple[str, ...], channels: int) -> None:
-    config = resolve(
-        recipe="small",
-        file=_file(tmp_path, "[model]\nchannels = 40") if "file" in layers else None,
-        sets=["model.channels=48"] if "set" in layers else [],
-        options={"model.channels": 56 if "option" in layers else None},
-    )
-    assert config.model.channels == channels
-
-
-def test_a_layer_leaves_the_other_values_of_its_section_alone(tmp_path: Path) -> None:
-    config = resolve(
-        recipe="small",
-        file=_file(tmp_path, "[model]\nblocks = 3"),
-        sets=["model.heads=2"],
-        options={"model.patch": 4},
-    )
-    assert config.model == ModelConfig(
-        channels=32, multipliers=(1, 2), blocks=3, attention=(), heads=2, dropout=0.0, group_size=16, patch=4
-    )
-
-
-def test_the_last_of_two_settings_of_one_name_wins() -> None:
-    assert resolve(recipe="small", sets=["model.channels=48", "model.channels=64"]).model.channels == 64
-
-
-def test_a_setting_is_toml_or_else_a_string() -> None:
-    config = resolve(
-        recipe="small",
-        sets=["data.source=my images", "model.multipliers=[1, 2, 4]", "chain.name=sigmoid", "data.flip=true"],
-    )
-    assert config.data == DataConfig(source="my images", flip=True)
-    assert config.model.multipliers == (1, 2, 4)
-    assert config.chain.name == "sigmoid"
-
-
-@pytest.mark.parametrize(
-    ("recipe", "file", "sets", "options", "end"),
-    [
-        ("small", "", [], {}, (None, 3.0)),
-        ("small", "", [], {"training.steps": 5}, (5, None)),
-        ("small", "[training]\nsteps = 7", [], {}, (7, None)),
-        ("small", "[training]\nsteps = 7", [], {"training.minutes": 1.5}, (None, 1.5)),
-        ("small", "[training]\nsteps = 7", ["training.minutes=2"], {"training.steps": 9}, (9, None)),
-        ("ddpm-cifar10", "", ["training.minutes=2"], {}, (None, 2.0)),
-        ("ddpm-cifar10", "", [], {"training.seed": 1}, (800_000, None)),
-    ],
-)
-def test_the_end_of_a_later_layer_replaces_the_earlier_in_either_unit(
-    tmp_path: Path, recipe: str, file: str, sets: list[str], options: dict[str, object], end: tuple[object, object]
-) -> None:
-    training = resolve(recipe=recipe, file=_file(tmp_path, file), sets=sets, options=options).training
-    assert (training.steps, training.minutes) == end
-
-
-def test_steps_and_minutes_in_one_file_are_refused(tmp_path: Path) -> None:
-    message = _refusal(file=_file(tmp_path, "[training]\nsteps = 7\nminutes = 2"))
-    assert "steps" in message
-    assert "minutes" in message
-
-
-def test_steps_and_minutes_in_one_command_are_refused() -> None:
-    message = _refusal(options={"training.steps": 7, "training.minutes": 2.0})
-    assert "steps" in message
-    assert "minutes" in message
-
-
-@pytest.mark.parametrize(
-    ("setting", "named"),
-    [
-        ("model.chanels=64", "model.chanels"),
-        ("modle.channels=64", "modle"),
-        ("speed=9", "speed"),
-        ("model.channels.width=64", "model.channels"),
-        ("model.channels=wide", "model.channels"),
-        ("model.channels=", "model.channels"),
-        ("model.channels=0", "model.channels"),
-        ("model.channels=1.5", "model.channels"),
-        ("model=3", "model"),
-        ("model.multipliers=[]", "model.multipliers"),
-        ("model.dropout=1", "model.dropout"),
-        ("data.size=0", "data.size"),
-        ("data.size=[32, -1]", "data.size"),
-        ("data.size=[32, 32, 3]", "data.size"),
-        ("data.channels=2", "data.channels"),
-        ("chain.name=quadratic", "chain.name"),
-        ("objective.target=noise", "objective.target"),
-        ("training.learning_rate=-1", "training.learning_rate"),
-        ("training.ema_decay=1", "training.ema_decay"),
-        ("training.seed=-1", "training.seed"),
-    ],
-)
-def test_a_setting_that_cannot_be_is_named_in_one_sentence(setting: str, named: str) -> None:
-    assert named in _refusal(sets=[setting])
-
-
-@pytest.mark.parametrize("setting", ["training.learning_rate", "training.minutes"])
-@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
-def test_a_rate_or_an_end_that_is_not_above_zero_and_finite_is_named(setting: str, value: str) -> None:
-    assert setting in _refusal(sets=[f"{setting}={value}"])
-
-
-def test_the_allowed_values_of_a_choice_are_listed() -> None:
-    message = _refusal(sets=["chain.name=quadratic"])
-    assert all(name in message for name in ("linear", "half_linear", "cosine", "sigmoid"))
-
-
-@pytest.mark.parametrize("text", ["model.channels", "=64", " =64", ""])
-def test_a_setting_without_name_and_value_is_refused(text: str) -> None:
-    assert f"'{text}'" in _refusal(sets=[text])
-
-
-def test_a_value_where_a_section_belongs_is_refused_also_when_an_option_goes_into_it() -> None:
-    assert "training" in _refusal(sets=["training=5"], options={"training.steps": 3})
-
-
-def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
-    message = _refusal(recipe="large")
-    assert "large" in message
-    assert all(name in message for name in recipe_names())
-
-
-def test_toml_that_does_not_parse_is_refused_with_the_name_of_its_file(tmp_path: Path) -> None:
-    assert "mine.toml" in _refusal(file=_file(tmp_path, "[model\nchannels = 4"))
-
-
-def test_a_file_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path) -> None:
-    assert "none.toml" in _refusal(file=tmp_path / "none.toml")
-    assert str(tmp_path) in _refusal(file=tmp_path)
-    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
-    assert "bytes.toml" in _refusal(file=tmp_path / "bytes.toml")
-
-
-def test_an_unknown_name_in_a_file_is_refused(tmp_path: Path) -> None:
-    assert "model.width" in _refusal(file=_file(tmp_path, "[model]\nwidth = 4"))
 
 
 @given(_CONFIGS)
@@ -253,50 +109,3 @@ def test_a_configuration_cannot_be_changed_behind_the_back_of_its_users() -> Non
     with pytest.raises(ValidationError, match="frozen"):
         config.model.channels = 64
     assert config.model.channels == 32
-
-
-def test_the_recipes_are_the_files_that_ship() -> None:
-    shipped = {item.name for item in files("clearwater.recipes").iterdir()}
-    assert {f"{name}.toml" for name in recipe_names()} == {name for name in shipped if name.endswith(".toml")}
-    assert {"small", "ddpm-cifar10"} <= set(recipe_names())
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_means_what_it_says_and_ends(name: str) -> None:
-    config = resolve(recipe=name)
-    for section, values in tomllib.loads((files("clearwater.recipes") / f"{name}.toml").read_text()).items():
-        for setting, value in values.items():
-            read = getattr(getattr(config, section), setting)
-            expected = (value, value) if setting == "size" else tuple(value) if isinstance(value, list) else value
-            assert read == expected, f"{section}.{setting}"
-    assert (config.training.steps is None) != (config.training.minutes is None)
-
-
-def test_the_cifar10_recipe_is_the_published_one() -> None:
-    # Ho et al. 2020, section 4 and appendix B, and its code (fixedlarge).
-    config = resolve(recipe="ddpm-cifar10")
-    assert config.data == DataConfig(size=(32, 32), flip=True)
-    assert config.model == ModelConfig(
-        channels=128,
-        multipliers=(1, 2, 2, 2),
-        blocks=2,
-        attention=(1,),  # 32 / 2 = 16: at 16 × 16
-        heads=1,
-        dropout=0.1,
-        group_size=None,  # 32 groups
-        patch=1,
-    )
-    assert config.chain == ChainConfig(name="linear", levels=1000, variance="fixed_large")
-    assert (config.objective.target, config.objective.weight, config.objective.times) == (
-        "eps",
-        "unweighted",
-        "uniform",
-    )
-    training = config.training
-    assert (training.batch, training.steps, training.learning_rate, training.betas) == (
-        128,
-        800_000,
-        2e-4,
-        (0.9, 0.999),
-    )
-    assert (training.warmup, training.anneal, training.clip, training.ema_decay) == (5000, "constant", 1.0, 0.9999)

@@ -134,3 +134,11 @@ def test_the_prior_term_of_the_linear_chain_is_7e_6_bits_per_dimension():
         a = float(levels.alpha_bar[-1])
         formula = 0.5 * (a * 0.25 - a - math.log1p(-a))
         assert marginal(x_0, levels.levels[levels.T]).kl(prior).mean().item() == pytest.approx(formula, rel=1e-9, abs=0)
+
+
+def test_the_gradient_of_a_kl_to_a_much_wider_gaussian_is_not_lost():
+    """d/dv of ½[log v - 1 + q/v] at v = 1 is ½(1 - q), also where q / v - 1 rounds to -1."""
+    mean, v = torch.zeros(1), torch.ones(1, requires_grad=True)
+    kl = Gaussian(mean, torch.tensor([1e-9])).kl(Gaussian(mean, v))
+    (gradient,) = torch.autograd.grad(kl.sum(), v)
+    assert float(gradient) == pytest.approx(0.5, rel=1e-6)

@@ -25,7 +25,7 @@ from clearwater import (
 )
 from clearwater.analytic import ExactDenoiser, gaussian_data
 from clearwater.chains import Chain
-from clearwater.decoders import DensityDecoder, DiscretizedDecoder
+from clearwater.decoders import Decoder, DensityDecoder, DiscretizedDecoder
 from clearwater.likelihood import (
     bound,
     estimate_bound,
@@ -35,7 +35,7 @@ from clearwater.likelihood import (
 )
 from clearwater.schedules import VP
 from clearwater.targets import Target
-from clearwater.variances import LevelVariance, Optimal
+from clearwater.variances import LearnedRange, LevelVariance, Optimal
 
 M, S2 = 0.2, 0.3  # data N(0.2, 0.3)
 DATA = gaussian_data(torch.full((1,), M, dtype=torch.float64), S2)
@@ -204,56 +204,125 @@ def test_the_density_decoder_is_the_discretized_one_where_bins_are_small() -> No
     torch.testing.assert_close(approximate, exact, rtol=0, atol=(1 / 255) ** 2)
 
 
-def _oracle(network: UNet, x_0: np.ndarray, eps: np.ndarray, k: int, large: bool) -> np.ndarray:
-    """One term by the formulas of the papers, with tables of beta, in nats per image (Ho et al. 2020, eqs. 6-13)."""
-    betas = np.linspace(1e-4, 0.02, 1000)
+def _oracle(
+    network: UNet, x_0: np.ndarray, x_t: np.ndarray, k: int, rule: str, betas: np.ndarray, clip: bool = True
+) -> np.ndarray:
+    """One term by the formulas of the papers, with tables of beta, in nats per image (Ho et al. 2020, eqs. 6-13).
+
+    `rule` is small, large, or range: between them by extra channels that say from -1 to 1 (Nichol & Dhariwal 2021,
+    eq. 15), where only the smaller end has another value at k = 1.
+    """
     alpha_bar = np.cumprod(1 - betas)
     before = np.append(1.0, alpha_bar[:-1])
     posterior_variance = betas * (1 - before) / (1 - alpha_bar)
     log_small = np.log(np.append(posterior_variance[1], posterior_variance[1:]))
-    log_large = np.log(np.append(posterior_variance[1], betas[1:]))
     i = k - 1
-    x_t = np.sqrt(alpha_bar[i]) * x_0 + np.sqrt(1 - alpha_bar[i]) * eps
-    time = torch.full((len(x_0),), k / 1000)
+    precision = next(network.parameters()).dtype
+    time = torch.full((len(x_0),), k / len(betas), dtype=precision)
     with torch.no_grad():
-        said = network(torch.from_numpy(x_t).float(), time).double().numpy()
-    predicted = np.clip(np.sqrt(1 / alpha_bar[i]) * x_t - np.sqrt(1 / alpha_bar[i] - 1) * said, -1, 1)
+        said = network(torch.from_numpy(x_t).to(precision), time).double().numpy()
+    if rule == "range":
+        said, values = np.split(said, 2, axis=1)
+        fraction = (values + 1) / 2
+        log_p = fraction * np.log(betas[i]) + (1 - fraction) * log_small[i]
+    else:
+        log_large = np.log(np.append(posterior_variance[1], betas[1:]))
+        log_p = np.full(x_0.shape, (log_large if rule == "large" else log_small)[i])
+    predicted = np.sqrt(1 / alpha_bar[i]) * x_t - np.sqrt(1 / alpha_bar[i] - 1) * said
+    if clip:
+        predicted = np.clip(predicted, -1, 1)
     c_0 = betas[i] * np.sqrt(before[i]) / (1 - alpha_bar[i])
     c_t = (1 - before[i]) * np.sqrt(1 - betas[i]) / (1 - alpha_bar[i])
     true_mean, mean = c_0 * x_0 + c_t * x_t, c_0 * predicted + c_t * x_t
-    log_p = (log_large if large else log_small)[i]
     log_q = log_small[i]
     if k > 1:
         kl = 0.5 * (-1 + log_p - log_q + np.exp(log_q - log_p) + (true_mean - mean) ** 2 * np.exp(-log_p))
         return kl.reshape(len(x_0), -1).sum(1)
-    total = np.array(
-        [
-            [_mp_bin(float(x), float(m), math.exp(0.5 * log_p)) for x, m in zip(xs, ms, strict=True)]
-            for xs, ms in zip(x_0.reshape(len(x_0), -1), mean.reshape(len(x_0), -1), strict=True)
-        ]
-    )
-    return -total.sum(1)
+    bins = [
+        _mp_bin(float(x), float(m), math.exp(0.5 * float(log)))
+        for x, m, log in zip(x_0.flat, mean.flat, log_p.flat, strict=True)
+    ]
+    return -np.array(bins).reshape(len(x_0), -1).sum(1)
+
+
+def _random_unet(channels: int) -> UNet:
+    torch.manual_seed(0)
+    network = UNet(1, 16, (1, 2), 1, (), group_size=16, dropout=0.0, out_channels=channels)
+    nn.init.normal_(network.last.weight, std=0.3)
+    return network.eval()
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 def test_every_term_of_a_random_network_is_that_of_an_independent_implementation(large: bool) -> None:
     from clearwater import Clipped
 
-    torch.manual_seed(0)
-    network = UNet(1, 16, (1, 2), 1, (), group_size=16, dropout=0.0)
-    nn.init.normal_(network.last.weight, std=0.3)
-    network.eval()
+    network = _random_unet(1)
     variance = FixedLarge() if large else FixedSmall()
     denoiser = Clipped(NetworkDenoiser(network, LINEAR, Eps(), variance))
     x_0 = pixels(3, (1, 6, 6))
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    betas = np.linspace(1e-4, 0.02, 1000)
     for k in (1, 2, 3, 10, 349, 999, 1000):
         pair = LINEAR.pair(k)
-        x_t = pair.t.noise(x_0, eps)
+        alpha_bar = np.cumprod(1 - betas)[k - 1]
+        x_t = np.sqrt(alpha_bar) * x_0 + np.sqrt(1 - alpha_bar) * eps
         with torch.no_grad():
             ours = step_term(x_0, x_t, denoiser.reverse(x_t, pair), pair, DiscretizedDecoder())
-        theirs = _oracle(network, x_0.numpy(), eps.numpy(), k, large)
+        theirs = _oracle(network, x_0.numpy(), x_t.numpy(), k, "large" if large else "small", betas)
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5)
+
+
+class _Recording(nn.Module):
+    """Another network, and all that it is fed."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.fed: list[tuple[np.ndarray, float]] = []
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        self.fed.append((x.numpy(), float(time[0])))
+        said: Tensor = self.network(x, time)
+        return said
+
+
+@pytest.mark.parametrize("clip", [True, False], ids=["clipped", "free"])
+def test_every_term_of_a_random_learned_range_is_that_of_an_independent_implementation(clip: bool) -> None:
+    from clearwater import Clipped
+
+    network, levels, x_0 = _random_unet(2).double(), chain("linear", 50), pixels(3, (1, 6, 6))
+    recording = _Recording(network)
+    free = NetworkDenoiser(recording, levels, Eps(), LearnedRange())
+    ours = bound(Clipped(free) if clip else free, x_0)
+    betas = np.linspace(20 * 1e-4, 20 * 0.02, 50)
+    theirs = []
+    for k, (x_t, time) in enumerate(recording.fed, 1):
+        assert time == pytest.approx(k / 50, rel=1e-14)
+        theirs.append(_oracle(network, x_0.numpy(), x_t, k, "range", betas, clip) / (36 * math.log(2)))
+    np.testing.assert_allclose(ours.kl.numpy(), np.stack(theirs[1:]).mean(1), rtol=1e-9)
+    np.testing.assert_allclose(ours.rate.numpy(), np.stack(theirs[1:]).sum(0), rtol=1e-9)
+    np.testing.assert_allclose(ours.decoder.numpy(), theirs[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 4, 4), (5, 1, 1, 1), (1, 1, 1, 1)], ids=["pixel", "image", "all"])
+@pytest.mark.parametrize("decoder", [DiscretizedDecoder(), DensityDecoder()], ids=["discretized", "density"])
+def test_the_terms_of_a_mixed_batch_are_those_of_its_images_one_by_one(
+    shape: tuple[int, ...], decoder: Decoder
+) -> None:
+    """Steps to data and above it, in any order, with a variance for each pixel, each image, or all."""
+    levels, x_0, rng = chain("cosine", 30), pixels(5), torch.Generator().manual_seed(3)
+    mean = torch.randn(x_0.shape, generator=rng, dtype=torch.float64) / 5
+    variance = torch.rand(shape, generator=rng, dtype=torch.float64) + 0.01
+    for order in ([1, 7, 30, 1, 2], [3, 1, 1, 2, 1], [1, 1, 1, 1, 1], [2, 3, 4, 5, 30]):
+        pair = levels.pair(torch.tensor(order))
+        x_t = pair.t.noise(x_0, torch.randn(x_0.shape, generator=rng, dtype=torch.float64))
+        together = step_term(x_0, x_t, Gaussian(mean, variance), pair, decoder)
+        assert together.shape == (5,)
+        for i, k in enumerate(order):
+            own = slice(i, i + 1)
+            of_image = Gaussian(mean[own], variance[own] if shape[0] == 5 else variance)
+            alone = step_term(x_0[own], x_t[own], of_image, levels.pair(k), decoder)
+            torch.testing.assert_close(together[own], alone, rtol=1e-13, atol=0)
 
 
 def test_the_estimate_is_unbiased_and_knows_its_error() -> None:

@@ -1,4 +1,4 @@
-"""Objectives: what is averaged, with what weight, over which levels."""
+"""Squared errors: what is averaged, with what weight, over which levels."""
 
 import math
 
@@ -51,6 +51,17 @@ class At(TimeSampler):
 
     def __call__(self, n, T, generator):
         return self.k, torch.ones(n, dtype=torch.float64)
+
+
+class Told(TimeSampler):
+    """Levels 1, 2, … with weights of its own, which keeps what it is told."""
+
+    def __call__(self, n, T, generator):
+        self.asked = (n, T)
+        return torch.arange(1, n + 1), torch.arange(n, dtype=torch.float64) + 0.5
+
+    def observe(self, k, loss):
+        self.k, self.loss = k, loss
 
 
 def generator(seed=0):
@@ -126,6 +137,27 @@ def test_the_gradient_is_unbiased_for_that_of_the_closed_form():
     of_each = (sides[1] - sides[0]) / 2
     assert float(gradient) == pytest.approx(float(of_each.mean()), rel=1e-10, abs=0)
     assert abs(float(gradient - expected)) < 4 * float(of_each.std()) / math.sqrt(len(of_each))
+
+
+def test_losses_are_weighted_after_the_sampler_was_told_of_them():
+    """The weight makes up for a level that comes often; what is remembered of a level is the loss itself."""
+    times, x_0 = Told(), images(4)
+    weighted = SquaredError(times=times)(denoiser(Recording()), x_0, generator(3))
+    plain = SquaredError().at(denoiser(Recording()), x_0, torch.tensor([1, 2, 3, 4]), generator(3))
+    assert times.asked == (4, 1000)
+    assert times.k.tolist() == [1, 2, 3, 4]
+    assert torch.equal(times.loss, plain)
+    torch.testing.assert_close(weighted, plain * torch.tensor([0.5, 1.5, 2.5, 3.5]), rtol=1e-14, atol=0)
+
+
+def test_channels_beyond_the_image_s_have_no_part_in_a_squared_error():
+    class Extra(Recording):
+        def forward(self, x, time):
+            y = super().forward(x, time)
+            return torch.cat([y, 1e3 * y], 1)
+
+    ours, theirs = (SquaredError()(denoiser(network), images(8), generator(5)) for network in (Extra(), Recording()))
+    assert torch.equal(ours, theirs)
 
 
 def test_low_discrepancy_levels_give_the_same_gradient_with_less_variance():

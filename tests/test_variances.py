@@ -1,12 +1,19 @@
 """Reverse variances (MATH.md, section 5)."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clearwater.chains import Chain, linear
-from clearwater.levels import Pair
-from clearwater.schedules import VP, RectifiedFlow
-from clearwater.variances import FixedLarge, FixedSmall, variance
+from clearwater.chains import Chain, cosine, linear
+from clearwater.errors import InputError
+from clearwater.levels import Level, Pair
+from clearwater.schedules import VE, VP, RectifiedFlow
+from clearwater.targets import Prediction
+from clearwater.variances import FixedLarge, FixedSmall, LearnedNetwork, LearnedRange, Optimal, variance
 
 both = pytest.mark.parametrize("rule", [FixedLarge(), FixedSmall()], ids=["large", "small"])
 
@@ -92,3 +99,145 @@ def test_posterior_variances_are_those_of_diffusers_shared_test(index, expected)
 def test_variances_are_found_by_name():
     assert type(variance("fixed_large")) is FixedLarge
     assert type(variance("fixed_small")) is FixedSmall
+    assert type(variance("learned_range")) is LearnedRange
+
+
+# --- learned: between the fixed ones
+
+
+def tables(K):
+    """β and β̃ of K even steps over the linear chain; β̃ at the first is that of the second."""
+    alpha_bar = np.append(1.0, np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))[:: 1000 // K]
+    beta = 1 - alpha_bar[1:] / alpha_bar[:-1]
+    tilde = (1 - alpha_bar[:-1]) / (1 - alpha_bar[1:]) * beta
+    tilde[0] = tilde[1]
+    return beta, tilde
+
+
+def said(x_t, *channels):
+    return Prediction(x_t, x_t, torch.cat([torch.full_like(x_t, channel) for channel in channels], 1))
+
+
+@pytest.mark.parametrize("K", [1000, 50, 2])
+@pytest.mark.parametrize("extra", [-1.0, -0.4, 0.0, 1.0, 1.7, -2.5])
+def test_a_learned_range_is_the_published_interpolation_of_logarithms(K, extra):
+    """exp(v log β + (1 - v) log β̃) (Nichol & Dhariwal 2021, eq. 15), v = (extra + 1) / 2, also beyond the ends."""
+    beta, tilde = tables(K)
+    v, levels, x_t = (extra + 1) / 2, linear(1000).strided(K), torch.zeros(1, 1, 2, 2, dtype=torch.float64)
+    for k in (1, 2, K // 2, K):
+        expected = math.exp(v * math.log(beta[k - 1]) + (1 - v) * math.log(tilde[k - 1]))
+        ours = LearnedRange().of(levels.pair(k), x_t, said(x_t, extra))
+        torch.testing.assert_close(ours, torch.full_like(x_t, expected), rtol=1e-9, atol=0)
+
+
+def test_the_ends_of_a_learned_range_are_the_fixed_variances_but_for_beta_at_data():
+    levels, x_t = linear(1000), torch.zeros(4, 1, 1, 1, dtype=torch.float64)
+    pair = levels.pair(torch.tensor([1, 2, 400, 1000]))
+    small = LearnedRange().of(pair, x_t, said(x_t, -1.0)).flatten()
+    large = LearnedRange().of(pair, x_t, said(x_t, 1.0)).flatten()
+    torch.testing.assert_close(small, FixedSmall()(pair), rtol=1e-13, atol=0)
+    torch.testing.assert_close(large[1:], FixedLarge()(pair)[1:], rtol=1e-13, atol=0)
+    assert float(large[0]) == pytest.approx(1e-4, rel=1e-11)  # β_1 itself, as in the paper's code
+
+
+def test_a_learned_range_is_of_each_pixel_and_each_image_s_own_step():
+    beta, tilde = tables(1000)
+    k = torch.tensor([1, 30, 1000])
+    extra = torch.linspace(-1.5, 1.5, 3 * 2 * 2 * 2, dtype=torch.float64).reshape(3, 2, 2, 2)
+    ours = LearnedRange().of(linear(1000).pair(k), torch.zeros_like(extra), Prediction(extra, extra, extra))
+    v = (extra.numpy() + 1) / 2
+    ends = [np.log(table[k.numpy() - 1])[:, None, None, None] for table in (beta, tilde)]
+    np.testing.assert_allclose(ours.numpy(), np.exp(v * ends[0] + (1 - v) * ends[1]), rtol=1e-9)
+
+
+def test_a_learned_range_without_channels_for_it_is_refused():
+    x_t = torch.zeros(1, 1, 2, 2)
+    with pytest.raises(InputError, match="twice the channels"):
+        LearnedRange().of(linear(100).pair(5), x_t, Prediction(x_t, x_t))
+
+
+# --- learned: by a network of its own
+
+
+@pytest.mark.parametrize(
+    ("levels", "s", "t"),
+    [
+        (linear(1000), 499, 500),
+        (linear(1000), 3, 800),
+        (linear(1000), 0, 1),
+        (linear(1000), 0, 700),
+        (Chain.from_schedule(VE(), 40), 10, 30),
+        (Chain.from_schedule(VE(), 40), 0, 30),
+        (Chain.from_schedule(RectifiedFlow(), 40), 10, 30),
+    ],
+    ids=["adjacent", "stride", "last", "to data", "ve", "ve to data", "flow"],
+)
+def test_a_variance_network_gives_the_posterior_s_and_the_share_of_the_error(levels, s, t):
+    """β̃ + c_0² · error, with the error exp(output) times that of a unit normal prior; no other rule at data."""
+    alpha_s, sigma_s = float(levels.levels.alpha[s]), float(levels.levels.sigma[s])
+    alpha_t, sigma_t = float(levels.levels.alpha[t]), float(levels.levels.sigma[t])
+    kept = 1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2
+    prior = 1 / (1 + (alpha_t / sigma_t) ** 2)  # Var(x_0 | x_t) for x_0 ~ N(0, 1)
+    x_t = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 1, 2, 2)
+    asked = []
+
+    def output(x, level):
+        asked.append(float(level.time))
+        return x.sin()
+
+    pair = Pair(levels.levels[s], levels.levels[t], decoder_variance=torch.tensor(0.3, dtype=torch.float64))
+    ours = LearnedNetwork(output).of(pair, x_t, Prediction(x_t, x_t))
+    expected = sigma_s**2 * kept + (alpha_s * kept) ** 2 * prior * np.exp(np.sin(x_t.numpy()))
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-9)
+    assert asked == [float(levels.levels.time[t])]
+
+
+def test_a_variance_network_knows_each_image_s_own_step():
+    levels, x_t = cosine(20), torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 1, 2, 2)
+    rule = LearnedNetwork(lambda x, t: x + t.time.reshape(-1, 1, 1, 1))
+    k = torch.tensor([1, 7, 20])
+    together = rule.of(levels.pair(k), x_t, Prediction(x_t, x_t))
+    for i in range(3):
+        alone = rule.of(levels.pair(int(k[i])), x_t[i : i + 1], Prediction(x_t, x_t))
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-13, atol=0)
+
+
+def test_a_silent_variance_network_is_the_true_reverse_variance_of_unit_normal_data():
+    """Then Var(x_s | x_t) = 1 - a², a the covariance, at every stride."""
+    levels = linear(1000)
+    for s, t in ((1, 2), (10, 900), (0, 500)):
+        pair = Pair(levels.levels[s], levels.levels[t])
+        ours = LearnedNetwork(lambda x, t: torch.zeros_like(x)).of(
+            pair, torch.zeros(1, 1, dtype=torch.float64), Prediction(torch.zeros(1, 1), torch.zeros(1, 1))
+        )
+        a = float(pair.t.alpha / pair.s.alpha)
+        assert float(ours) == pytest.approx(1 - a * a, rel=1e-10)
+
+
+# --- measured
+
+
+@given(st.lists(st.floats(0, 4), min_size=1, max_size=6), st.floats(0.001, 1))
+def test_the_optimal_variance_interpolates_the_error_between_the_times_it_was_measured_at(errors, time):
+    times = np.linspace(0.2, 0.9, len(errors))
+    rule = Optimal(torch.from_numpy(times), torch.tensor(errors, dtype=torch.float64))
+    near, far = Level(*torch.tensor([0.9, 0.4, 0.0])), Level(0.6, 0.8, time)
+    pair = Pair(near, far)
+    delta = 1 - (0.6 / 0.8) ** 2 / (float(near.alpha) / float(near.sigma)) ** 2
+    expected = float(near.sigma) ** 2 * delta + (float(near.alpha) * delta) ** 2 * np.interp(time, times, errors)
+    assert float(rule(pair)) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_the_optimal_variance_at_data_is_the_error_itself():
+    """c_0 = 1 and nothing is left of the posterior: no other rule is needed there."""
+    levels = linear(100)
+    rule = Optimal(levels.levels.time[1:], torch.arange(1.0, 101.0, dtype=torch.float64))
+    assert float(rule(levels.pair(1))) == pytest.approx(1.0, rel=1e-12)
+    assert float(rule(levels.strided(4).pair(1))) == pytest.approx(25.0, rel=1e-12)
+
+
+def test_the_optimal_variance_of_a_batch_is_that_of_each_of_its_steps():
+    levels = cosine(20)
+    rule = Optimal(levels.levels.time[1:], torch.linspace(0, 3, 20, dtype=torch.float64).exp())
+    k = torch.tensor([1, 13, 20, 2])
+    assert rule(levels.pair(k)).tolist() == [float(rule(levels.pair(int(one)))) for one in k]

@@ -101,7 +101,12 @@ def _build_weight(objective: ObjectiveConfig, on: Chain, fixed: LevelVariance | 
         case "unweighted":
             return Unweighted()
         case "bound":
-            return BoundWeight(on, _fixed(fixed, "the weight bound"))
+            if fixed is None:
+                raise InputError(
+                    "The weight bound is of a fixed reverse variance, and chain.variance is learned_range: set "
+                    "objective.weight to unweighted, or objective.loss to vlb, which is the bound itself."
+                )
+            return BoundWeight(on, fixed)
         case "min_snr":
             return MinSNR(objective.gamma)
         case "edm":
@@ -110,15 +115,6 @@ def _build_weight(objective: ObjectiveConfig, on: Chain, fixed: LevelVariance | 
             return P2(objective.p2_gamma, objective.p2_k)
         case "sigmoid":
             return SigmoidWeight(objective.bias)
-
-
-def _fixed(found: LevelVariance | None, what: str) -> LevelVariance:
-    if found is None:
-        raise InputError(
-            f"In this configuration {what} needs a fixed reverse variance: set chain.variance to fixed_small or "
-            "fixed_large, or train with objective.loss hybrid or vlb."
-        )
-    return found
 
 
 def build_objective(config: Config) -> Objective:
@@ -144,6 +140,11 @@ def build_objective(config: Config) -> Objective:
             f"The loss hybrid is for a learned variance, and chain.variance is {chain.variance}: set it to "
             "learned_range, or objective.loss to squared."
         )
+    if chain.levels < 2 and (objective.loss != "squared" or objective.weight == "bound"):
+        raise InputError(
+            "The bound needs at least 2 levels, since its decoder's variance is that of the second step, and "
+            f"chain.levels is {chain.levels}: use more levels, or a squared loss that is not weighted as the bound."
+        )
     times = build_times(objective, chain.levels)
     if objective.loss == "vlb":
         return VLB(times)
@@ -155,7 +156,8 @@ def build_objective(config: Config) -> Objective:
     rule = variance(chain.variance)
     fixed = rule if isinstance(rule, LevelVariance) else None
     if objective.loss == "euclidean":
-        return Euclidean(_fixed(fixed, "the loss euclidean"), times)
+        assert fixed is not None  # a learned range was refused above
+        return Euclidean(fixed, times)
     weight = _build_weight(objective, build_chain(chain), fixed)
     return Hybrid(weight, objective.share, times) if objective.loss == "hybrid" else SquaredError(weight, times)
 

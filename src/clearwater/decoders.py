@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from clearwater.gaussians import Gaussian
 
@@ -23,6 +25,28 @@ class Decoder(ABC):
         """Per element, in nats, shape of `x_0`, whose values are on the grid 2·pixel/255 - 1."""
 
 
+class _LogNdtr(torch.autograd.Function):
+    """log Φ, whose derivative keeps its digits in the tail: torch's own subtracts two numbers of the size of z²."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        values: Tensor = torch.special.log_ndtr(z)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        slope: Tensor = math.sqrt(2 / math.pi) / torch.special.erfcx(-z / math.sqrt(2))
+        return gradient * slope
+
+
+def _log_ndtr(z: Tensor) -> Tensor:
+    values: Tensor = _LogNdtr.apply(z)  # type: ignore[no-untyped-call]
+    return values
+
+
 class DiscretizedDecoder(Decoder):
     """The mass of the Gaussian on the pixel's bin, the two end bins open (Ho et al. 2020, eq. 13)."""
 
@@ -34,10 +58,10 @@ class DiscretizedDecoder(Decoder):
         flip = upper + lower > 0
         high = torch.where(flip, -lower, upper)
         low = torch.where(flip, -upper, lower)
-        log_high = torch.special.log_ndtr(high)
-        inside = log_high + (-torch.expm1(torch.special.log_ndtr(low) - log_high)).log()
+        log_high = _log_ndtr(high)
+        inside = log_high + (-torch.expm1(_log_ndtr(low) - log_high)).log()
         open_below, open_above = x_0 < -1 + _HALF_BIN, x_0 > 1 - _HALF_BIN
-        ends = torch.where(open_below, torch.special.log_ndtr(upper), torch.special.log_ndtr(-lower))
+        ends = torch.where(open_below, _log_ndtr(upper), _log_ndtr(-lower))
         return torch.where(open_below | open_above, ends, inside)
 
 

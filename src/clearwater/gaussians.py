@@ -46,7 +46,10 @@ class Gaussian:
         # r - 1 - log r loses every digit near r = 1 unless both come from the same small number; far from 1
         # it is the other way round, since r - 1 loses what is small in r.
         excess = (self.variance - other.variance) / other.variance
-        log_ratio = torch.where(excess.abs() < 0.5, torch.log1p(excess), self.variance.log() - other.variance.log())
+        near = excess.abs() < 0.5
+        # Far from 1 the first branch is of 0, so that its gradient, which counts for nothing, is not NaN.
+        log1p = torch.log1p(excess.where(near, torch.zeros_like(excess)))
+        log_ratio = torch.where(near, log1p, self.variance.log() - other.variance.log())
         return 0.5 * (excess - log_ratio + (self.mean - other.mean).square() / other.variance)
 
     def _refuse_points(self, what: str) -> None:

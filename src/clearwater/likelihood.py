@@ -151,7 +151,7 @@ def bound(
     # Each level's noise is its own, and varies by no more than the term varies over the images.
     stderr = math.sqrt(float(terms.var(1).sum()) / N) if N > 1 else math.nan
     return Bound(
-        prior=prior_term(x_0, chain).cpu() * bits,
+        prior=prior_term(x_0, chain).detach().cpu() * bits,
         kl=terms[1:].mean(1),
         rate=terms[1:].sum(0),
         decoder=terms[0],
@@ -218,7 +218,7 @@ def estimate_bound(
     bits = 1 / (x_0[0].numel() * math.log(2))
     difference = (halves + decoders)[0] - (halves + decoders)[1]
     return Bound(
-        prior=prior_term(x_0, chain).cpu() * bits,
+        prior=prior_term(x_0, chain).detach().cpu() * bits,
         kl=kl * bits,
         rate=halves.mean(0) * bits,
         decoder=decoders.mean(0) * bits,

@@ -52,6 +52,8 @@ def load_model(
     if variance == "optimal":
         model = replace(model, variance=_optimal(folder, model, clip=clip, weights=weights))
     elif variance == "network":
+        if weights == "raw":
+            raise InputError("The variance network was trained beside the averaged weights: leave out --weights raw.")
         model = replace(model, variance=_network(folder, device, clip=clip, exact=exact))
     return Clipped(model) if clip else model
 

@@ -159,6 +159,7 @@ class Trainer:
             if not over and self.seconds - saved_at >= 60 * training.save_minutes and self._run is not None:
                 yield self._save(self._run)
                 saved_at = self.seconds
+        self._update_chain()
         if self._run is not None and self.step > resumed_at:
             yield self._save(self._run)
         yield Stopped(self.step, self.seconds, finished=fraction >= 1)
@@ -168,9 +169,10 @@ class Trainer:
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(derived_seed(seed, "dropout", self.step))  # dropout draws from the global stream
             of_step = generator(seed, "objective", self.step)
+            denoiser = self.denoiser
             if self._learned_chain is not None:
-                self.denoiser = replace(self.denoiser, chain=self._learned_chain.chain())
-            loss = self._objective(self.denoiser, self._batches(self.step), of_step).mean()
+                denoiser = replace(denoiser, chain=self._learned_chain.chain())  # anew, with its gradients
+            loss = self._objective(denoiser, self._batches(self.step), of_step).mean()
             torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.training.clip)
         for group in self._optimizer.param_groups:
@@ -179,6 +181,11 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.step + 1)
         return loss.detach()
+
+    def _update_chain(self) -> None:
+        """Gives the denoiser the learned chain as it is now, without gradients."""
+        if self._learned_chain is not None:
+            self.denoiser = replace(self.denoiser, chain=build_chain(self.config.chain, self._learned_chain))
 
     def _refuse_nonfinite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -226,6 +233,7 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(checkpoint.network[name])
+        self._update_chain()
         moments: dict[int, dict[str, Tensor]] = {}
         for index, (name, parameter) in enumerate(self._parameters.items()):
             moments[index] = {

@@ -1,0 +1,506 @@
+"""The settings of a run: their layers, their refusals, the recipes, and the objectives that have a name."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from clearwater.assembly import (
+    build_chain,
+    build_denoiser,
+    build_learned_chain,
+    build_objective,
+    build_target,
+    build_times,
+)
+from clearwater.chains import cosine, linear
+from clearwater.config import ChainConfig, Config, DataConfig, ModelConfig, ObjectiveConfig
+from clearwater.denoisers import NetworkDenoiser
+from clearwater.errors import InputError
+from clearwater.learned_chain import LearnedChain
+from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError
+from clearwater.settings import OBJECTIVES, recipe_names, resolve
+from clearwater.targets import X0, Eps, Mean, Score, Target, V, Velocity
+from clearwater.times import LogitNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
+from clearwater.variances import FixedLarge, LearnedRange, Variance
+from clearwater.weights import P2, BoundWeight, EDMWeight, MinSNR, SigmoidWeight, Unweighted, Weight
+
+
+def _refusal(**layers: object) -> str:
+    with pytest.raises(InputError) as caught:
+        resolve(**{"recipe": "small", **layers})  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert message.endswith(".")
+    return message
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("layers", "channels"),
+    [((), 32), (("file",), 40), (("file", "set"), 48), (("set",), 48), (("file", "set", "option"), 56)],
+)
+def test_the_last_of_recipe_file_set_and_option_wins(tmp_path: Path, layers: tuple[str, ...], channels: int) -> None:
+    config = resolve(
+        recipe="small",
+        file=_file(tmp_path, "[model]\nchannels = 40") if "file" in layers else None,
+        sets=["model.channels=48"] if "set" in layers else [],
+        options={"model.channels": 56 if "option" in layers else None},
+    )
+    assert config.model.channels == channels
+
+
+def test_a_layer_leaves_the_other_values_of_its_section_alone(tmp_path: Path) -> None:
+    config = resolve(
+        recipe="small",
+        file=_file(tmp_path, "[model]\nblocks = 3"),
+        sets=["model.heads=2"],
+        options={"model.patch": 4},
+    )
+    assert config.model == ModelConfig(
+        channels=32, multipliers=(1, 2), blocks=3, attention=(), heads=2, dropout=0.0, group_size=16, patch=4
+    )
+
+
+def test_the_last_of_two_settings_of_one_name_wins() -> None:
+    assert resolve(recipe="small", sets=["model.channels=48", "model.channels=64"]).model.channels == 64
+
+
+def test_a_setting_is_toml_or_else_a_string() -> None:
+    config = resolve(
+        recipe="small",
+        sets=["data.source=my images", "model.multipliers=[1, 2, 4]", "chain.name=sigmoid", "data.flip=true"],
+    )
+    assert config.data == DataConfig(source="my images", flip=True)
+    assert config.model.multipliers == (1, 2, 4)
+    assert config.chain.name == "sigmoid"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "file", "sets", "options", "end"),
+    [
+        ("small", "", [], {}, (None, 3.0)),
+        ("small", "", [], {"training.steps": 5}, (5, None)),
+        ("small", "[training]\nsteps = 7", [], {}, (7, None)),
+        ("small", "[training]\nsteps = 7", [], {"training.minutes": 1.5}, (None, 1.5)),
+        ("small", "[training]\nsteps = 7", ["training.minutes=2"], {"training.steps": 9}, (9, None)),
+        ("ddpm-cifar10", "", ["training.minutes=2"], {}, (None, 2.0)),
+        ("ddpm-cifar10", "", [], {"training.seed": 1}, (800_000, None)),
+    ],
+)
+def test_the_end_of_a_later_layer_replaces_the_earlier_in_either_unit(
+    tmp_path: Path, recipe: str, file: str, sets: list[str], options: dict[str, object], end: tuple[object, object]
+) -> None:
+    training = resolve(recipe=recipe, file=_file(tmp_path, file), sets=sets, options=options).training
+    assert (training.steps, training.minutes) == end
+
+
+def test_steps_and_minutes_in_one_file_are_refused(tmp_path: Path) -> None:
+    message = _refusal(file=_file(tmp_path, "[training]\nsteps = 7\nminutes = 2"))
+    assert "steps" in message
+    assert "minutes" in message
+
+
+def test_steps_and_minutes_in_one_command_are_refused() -> None:
+    message = _refusal(options={"training.steps": 7, "training.minutes": 2.0})
+    assert "steps" in message
+    assert "minutes" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("model.chanels=64", "model.chanels"),
+        ("modle.channels=64", "modle"),
+        ("speed=9", "speed"),
+        ("model.channels.width=64", "model.channels"),
+        ("model.channels=wide", "model.channels"),
+        ("model.channels=", "model.channels"),
+        ("model.channels=0", "model.channels"),
+        ("model.channels=1.5", "model.channels"),
+        ("model=3", "model"),
+        ("model.multipliers=[]", "model.multipliers"),
+        ("model.dropout=1", "model.dropout"),
+        ("data.size=0", "data.size"),
+        ("data.size=[32, -1]", "data.size"),
+        ("data.size=[32, 32, 3]", "data.size"),
+        ("data.channels=2", "data.channels"),
+        ("chain.name=quadratic", "chain.name"),
+        ("objective.target=noise", "objective.target"),
+        ("training.learning_rate=-1", "training.learning_rate"),
+        ("training.ema_decay=1", "training.ema_decay"),
+        ("training.seed=-1", "training.seed"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_in_one_sentence(setting: str, named: str) -> None:
+    assert named in _refusal(sets=[setting])
+
+
+@pytest.mark.parametrize("setting", ["training.learning_rate", "training.minutes"])
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
+def test_a_rate_or_an_end_that_is_not_above_zero_and_finite_is_named(setting: str, value: str) -> None:
+    assert setting in _refusal(sets=[f"{setting}={value}"])
+
+
+def test_the_allowed_values_of_a_choice_are_listed() -> None:
+    message = _refusal(sets=["chain.name=quadratic"])
+    assert all(name in message for name in ("linear", "half_linear", "cosine", "sigmoid"))
+
+
+@pytest.mark.parametrize("text", ["model.channels", "=64", " =64", ""])
+def test_a_setting_without_name_and_value_is_refused(text: str) -> None:
+    assert f"'{text}'" in _refusal(sets=[text])
+
+
+def test_a_value_where_a_section_belongs_is_refused_also_when_an_option_goes_into_it() -> None:
+    assert "training" in _refusal(sets=["training=5"], options={"training.steps": 3})
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
+    message = _refusal(recipe="large")
+    assert "large" in message
+    assert all(name in message for name in recipe_names())
+
+
+def test_toml_that_does_not_parse_is_refused_with_the_name_of_its_file(tmp_path: Path) -> None:
+    assert "mine.toml" in _refusal(file=_file(tmp_path, "[model\nchannels = 4"))
+
+
+def test_a_file_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path) -> None:
+    assert "none.toml" in _refusal(file=tmp_path / "none.toml")
+    assert str(tmp_path) in _refusal(file=tmp_path)
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    assert "bytes.toml" in _refusal(file=tmp_path / "bytes.toml")
+
+
+def test_an_unknown_name_in_a_file_is_refused(tmp_path: Path) -> None:
+    assert "model.width" in _refusal(file=_file(tmp_path, "[model]\nwidth = 4"))
+
+
+def test_the_recipes_are_the_files_that_ship() -> None:
+    shipped = {item.name for item in files("clearwater.recipes").iterdir()}
+    assert {f"{name}.toml" for name in recipe_names()} == {name for name in shipped if name.endswith(".toml")}
+    assert {"small", "ddpm-cifar10"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_means_what_it_says_and_ends(name: str) -> None:
+    config = resolve(recipe=name)
+    for section, values in tomllib.loads((files("clearwater.recipes") / f"{name}.toml").read_text()).items():
+        for setting, value in values.items():
+            read = getattr(getattr(config, section), setting)
+            expected = (value, value) if setting == "size" else tuple(value) if isinstance(value, list) else value
+            assert read == expected, f"{section}.{setting}"
+    assert (config.training.steps is None) != (config.training.minutes is None)
+
+
+def test_the_cifar10_recipe_is_the_published_one() -> None:
+    # Ho et al. 2020, section 4 and appendix B, and its code (fixedlarge).
+    config = resolve(recipe="ddpm-cifar10")
+    assert config.data == DataConfig(size=(32, 32), flip=True)
+    assert config.model == ModelConfig(
+        channels=128,
+        multipliers=(1, 2, 2, 2),
+        blocks=2,
+        attention=(1,),  # 32 / 2 = 16: at 16 × 16
+        heads=1,
+        dropout=0.1,
+        group_size=None,  # 32 groups
+        patch=1,
+    )
+    assert config.chain == ChainConfig(name="linear", levels=1000, variance="fixed_large")
+    assert (config.objective.target, config.objective.weight, config.objective.times) == (
+        "eps",
+        "unweighted",
+        "uniform",
+    )
+    training = config.training
+    assert (training.batch, training.steps, training.learning_rate, training.betas) == (
+        128,
+        800_000,
+        2e-4,
+        (0.9, 0.999),
+    )
+    assert (training.warmup, training.anneal, training.clip, training.ema_decay) == (5000, "constant", 1.0, 0.9999)
+
+
+# --- objectives that have a name
+
+
+_LEVELS = cosine(10)
+_NAMED: dict[str, tuple[Target, Objective, Variance]] = {
+    "mu": (Mean(_LEVELS), SquaredError(BoundWeight(_LEVELS, FixedLarge())), FixedLarge()),
+    "x0": (X0(), SquaredError(BoundWeight(_LEVELS, FixedLarge())), FixedLarge()),
+    "eps": (Eps(), SquaredError(BoundWeight(_LEVELS, FixedLarge())), FixedLarge()),
+    "simple": (Eps(), SquaredError(), FixedLarge()),
+    "v": (V(), SquaredError(), FixedLarge()),
+    "vlb": (Eps(), VLB(LossAware(10)), LearnedRange()),
+    "hybrid": (Eps(), Hybrid(Unweighted(), 0.001), LearnedRange()),
+    "euclidean": (Mean(_LEVELS), Euclidean(FixedLarge()), FixedLarge()),
+    "min_snr": (X0(), SquaredError(MinSNR(5.0)), FixedLarge()),
+    "edm": (V(), SquaredError(EDMWeight(0.5), LogitNormal(0.0, 1.0)), FixedLarge()),
+    "p2": (Eps(), SquaredError(P2(1.0, 1.0)), FixedLarge()),
+    "sigmoid": (V(), SquaredError(SigmoidWeight(2.0)), FixedLarge()),
+}
+
+
+def test_every_named_objective_is_among_those_that_are_known_here() -> None:
+    assert OBJECTIVES.keys() == _NAMED.keys()
+
+
+def _random(denoiser: NetworkDenoiser) -> nn.Module:
+    torch.manual_seed(1)
+    for parameter in denoiser.network.parameters():  # also those that begin at zero
+        nn.init.normal_(parameter, std=0.1)
+    return denoiser.network.eval()
+
+
+def _loss(objective: Objective, denoiser: NetworkDenoiser) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(4)
+    x_0 = torch.randint(0, 256, (16, 1, 8, 8), generator=rng) / 127.5 - 1
+    return objective(denoiser, x_0, rng).detach()
+
+
+@pytest.mark.parametrize("name", _NAMED)
+def test_a_named_objective_is_the_one_made_by_hand(tiny: Callable[..., Config], name: str) -> None:
+    config = tiny(f"objective={name}")
+    denoiser = build_denoiser(config, torch.device("cpu"))
+    network = _random(denoiser)
+    target, objective, rule = _NAMED[name]
+    by_hand = NetworkDenoiser(network, _LEVELS, target, rule)
+    assert torch.equal(_loss(build_objective(config), denoiser), _loss(objective, by_hand))
+
+
+def test_no_two_named_objectives_are_the_same(tiny: Callable[..., Config]) -> None:
+    losses = set()
+    for name in OBJECTIVES:
+        config = tiny(f"objective={name}")
+        denoiser = build_denoiser(config, torch.device("cpu"))
+        _random(denoiser)
+        losses.add(tuple(_loss(build_objective(config), denoiser).tolist()))
+    assert len(losses) == len(OBJECTIVES)
+
+
+def test_a_later_setting_wins_over_what_a_name_stands_for() -> None:
+    config = resolve(recipe="small", sets=["objective=min_snr", "objective.gamma=3", "objective.target=v"])
+    assert (config.objective.weight, config.objective.gamma, config.objective.target) == ("min_snr", 3.0, "v")
+    config = resolve(recipe="small", sets=["objective=vlb", "chain.variance=fixed_large"])
+    assert (config.objective.loss, config.chain.variance) == ("vlb", "fixed_large")
+
+
+def test_a_name_wins_over_earlier_settings_and_leaves_alone_what_it_does_not_speak_of() -> None:
+    before = ["objective.gamma=3", "objective.target=score", "objective.share=0.5", "chain.levels=77"]
+    config = resolve(recipe="small", sets=[*before, "objective=min_snr"])
+    assert (config.objective.target, config.objective.gamma, config.objective.share) == ("x0", 3.0, 0.5)
+    assert (config.chain.levels, config.objective.times) == (77, "low_discrepancy")  # the latter is the recipe's
+
+
+def test_the_later_of_two_names_wins() -> None:
+    one, other = (
+        resolve(recipe="small", sets=sets).objective for sets in (["objective=edm", "objective=p2"], ["objective=p2"])
+    )
+    assert (one.loss, one.target, one.weight) == (other.loss, other.target, other.weight) == ("squared", "eps", "p2")
+
+
+def test_a_file_may_name_its_objective_and_its_own_sections_win_over_it(tmp_path: Path) -> None:
+    named = resolve(recipe="small", file=_file(tmp_path, 'objective = "hybrid"\n[chain]\nlevels = 500'))
+    spelled = '[objective]\nloss = "hybrid"\ntarget = "eps"\nweight = "unweighted"\n[chain]\n'
+    spelled += 'levels = 500\nvariance = "learned_range"'
+    assert named == resolve(recipe="small", file=_file(tmp_path, spelled))
+    mixed = resolve(recipe="small", file=_file(tmp_path, 'objective = "vlb"\n[chain]\nvariance = "fixed_small"'))
+    assert (mixed.objective.loss, mixed.chain.variance) == ("vlb", "fixed_small")
+    later = resolve(recipe="small", file=_file(tmp_path, 'objective = "hybrid"'), sets=["objective.share=0.1"])
+    assert (later.objective.loss, later.objective.share) == ("hybrid", 0.1)
+
+
+@pytest.mark.parametrize("setting", ["objective=perceptual", "objective=", "objective=Hybrid"])
+def test_an_unknown_objective_is_refused_with_the_known_ones(setting: str) -> None:
+    message = _refusal(sets=[setting])
+    assert f"no objective named '{setting.partition('=')[2]}'" in message
+    assert all(name in message for name in OBJECTIVES)
+
+
+def test_a_number_is_no_name_of_an_objective() -> None:
+    assert "objective is 3" in _refusal(sets=["objective=3"])
+
+
+# --- the objects that settings name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("eps", Eps()),
+        ("x0", X0()),
+        ("v", V()),
+        ("velocity", Velocity()),
+        ("score", Score()),
+        ("mean", Mean(_LEVELS)),
+    ],
+)
+def test_a_target_is_built_by_its_name(name: str, expected: Target) -> None:
+    built = build_target(ObjectiveConfig(target=name), _LEVELS)  # type: ignore[arg-type]
+    ours, theirs = built.row(_LEVELS.levels[1:]), expected.row(_LEVELS.levels[1:])
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        ((), Unweighted()),
+        (("weight=bound",), BoundWeight(_LEVELS, FixedLarge())),
+        (("weight=min_snr", "gamma=2"), MinSNR(2.0)),
+        (("weight=edm", "sigma_data=0.3"), EDMWeight(0.3)),
+        (("weight=p2", "p2_gamma=0.7", "p2_k=2"), P2(0.7, 2.0)),
+        (("weight=sigmoid", "bias=-1"), SigmoidWeight(-1.0)),
+    ],
+)
+def test_a_weight_is_built_with_its_settings(
+    tiny: Callable[..., Config], sets: tuple[str, ...], expected: Weight
+) -> None:
+    config = tiny("objective=simple", *(f"objective.{one}" for one in sets))
+    built = build_objective(config)
+    assert isinstance(built, SquaredError)
+    weights = [built.weight]
+    if "weight=bound" not in sets:  # which needs a fixed variance
+        hybrid = build_objective(_with_range(config))
+        assert isinstance(hybrid, Hybrid)
+        weights.append(hybrid.weight)
+    for weight in weights:
+        assert torch.equal(weight(Eps(), _LEVELS.levels[1:]), expected(Eps(), _LEVELS.levels[1:]))
+
+
+@pytest.mark.parametrize("share", [0.001, 0.25])
+def test_the_share_of_a_hybrid_is_as_it_was_set(tiny: Callable[..., Config], share: float) -> None:
+    built = build_objective(tiny("objective=hybrid", f"objective.share={share}"))
+    assert isinstance(built, Hybrid)
+    assert built.share == share
+
+
+def _with_range(config: Config) -> Config:
+    return config.model_copy(
+        update={
+            "objective": config.objective.model_copy(update={"loss": "hybrid"}),
+            "chain": config.chain.model_copy(update={"variance": "learned_range"}),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (("times=uniform",), Uniform()),
+        (("times=low_discrepancy",), LowDiscrepancy()),
+        (("times=importance",), LossAware(10)),
+        (("times=logit_normal", "logit_mean=-0.8", "logit_std=0.3"), LogitNormal(-0.8, 0.3)),
+    ],
+)
+@pytest.mark.parametrize("preset", ["simple", "hybrid", "vlb", "euclidean"])
+def test_every_objective_draws_levels_as_it_is_told(
+    tiny: Callable[..., Config], preset: str, sets: tuple[str, ...], expected: TimeSampler
+) -> None:
+    config = tiny(f"objective={preset}", *(f"objective.{one}" for one in sets))
+    for built in (build_objective(config).times, build_times(config.objective, 10)):
+        assert type(built) is type(expected)
+        drawn, expected_draw = (times(50, 10, torch.Generator().manual_seed(2))[0] for times in (built, expected))
+        assert torch.equal(drawn, expected_draw)
+
+
+@pytest.mark.parametrize(("variance", "channels"), [("fixed_small", 3), ("fixed_large", 3), ("learned_range", 6)])
+def test_a_learned_range_has_twice_the_channels(tiny: Callable[..., Config], variance: str, channels: int) -> None:
+    denoiser = build_denoiser(tiny("data.channels=3", f"chain.variance={variance}"), torch.device("cpu"))
+    x_t, pair = torch.zeros(2, 3, 8, 8), denoiser.chain.pair(4)
+    assert denoiser.output(x_t, pair.t).shape == (2, channels, 8, 8)
+    beta, tilde = float(pair.transition_variance), float(pair.posterior_variance)
+    # A network that begins at zero begins in the middle of the range.
+    expected = {"fixed_small": tilde, "fixed_large": beta, "learned_range": (beta * tilde) ** 0.5}[variance]
+    found = denoiser.reverse(x_t, pair).variance.detach()
+    torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-6, atol=0)
+
+
+def test_a_learned_chain_is_built_as_training_begins_or_as_it_is() -> None:
+    config = ChainConfig(name="learned", levels=12)
+    begun, learned = build_chain(config), LearnedChain(12)
+    torch.testing.assert_close(begun.levels.alpha, learned.chain().levels.alpha.detach(), rtol=0, atol=0)
+    with torch.no_grad():
+        learned.start += 2
+    now = build_chain(config, learned)
+    torch.testing.assert_close(now.levels.log_snr[1:], begun.levels.log_snr[1:] - 2, rtol=1e-6, atol=0)
+    for levels in (begun.levels, now.levels):
+        assert not levels.alpha.requires_grad
+
+
+def test_a_chain_that_is_fixed_has_nothing_to_learn() -> None:
+    assert build_learned_chain(ChainConfig(name="linear", levels=100)) is None
+    assert torch.equal(build_chain(ChainConfig(levels=100)).levels.alpha, linear(100).levels.alpha)
+
+
+# settings that contradict each other, what the sentence says, and settings after it that mend them as it says
+_CONTRADICTIONS = [
+    (["chain.variance=learned_range"], "does not train a learned range", ["objective=hybrid"]),
+    (["chain.variance=learned_range"], "does not train a learned range", ["objective=vlb"]),
+    (["chain.variance=learned_range"], "does not train a learned range", ["chain.variance=fixed_small"]),
+    (
+        ["objective=eps", "chain.variance=learned_range"],
+        "does not train a learned range",
+        ["chain.variance=fixed_small"],
+    ),
+    (
+        ["objective=euclidean", "chain.variance=learned_range"],
+        "euclidean does not train a learned range",
+        ["chain.variance=fixed_small"],
+    ),
+    (["objective.loss=hybrid"], "hybrid is for a learned variance", ["chain.variance=learned_range"]),
+    (
+        ["objective.loss=hybrid", "chain.variance=fixed_large"],
+        "chain.variance is fixed_large",
+        ["objective.loss=squared"],
+    ),
+    (["chain.name=learned"], "trained through the bound", ["objective.loss=vlb"]),
+    (["chain.name=learned"], "trained through the bound", ["chain.name=cosine"]),
+    (["objective=hybrid", "chain.name=learned"], "objective.loss is hybrid", ["objective.loss=vlb"]),
+    (["objective=euclidean", "chain.name=learned"], "objective.loss is euclidean", ["chain.name=cosine"]),
+    (["objective=vlb", "chain.name=learned", "objective.target=mean"], "one is learned", ["objective.target=v"]),
+    (["objective.loss=variance"], "clearwater variance RUN", ["objective.loss=squared"]),
+]
+
+
+def _built(config: Config) -> None:
+    build_objective(config)
+    build_denoiser(config, torch.device("meta"))
+
+
+@pytest.mark.parametrize(
+    ("sets", "said", "mended"),
+    _CONTRADICTIONS,
+    ids=[f"{' '.join(sets)} -> {mend[0]}" for sets, _, mend in _CONTRADICTIONS],
+)
+def test_settings_that_contradict_each_other_are_refused_with_advice_that_helps(
+    tiny: Callable[..., Config], sets: list[str], said: str, mended: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        _built(tiny("objective=simple", *sets))
+    message = str(caught.value)
+    assert said in message
+    assert message.endswith(".")
+    assert len(message.splitlines()) == 1
+    _built(tiny("objective=simple", *sets, *mended))
+
+
+def test_the_channels_of_the_data_must_be_known(tiny: Callable[..., Config]) -> None:
+    config = tiny()
+    unknown = config.model_copy(update={"data": config.data.model_copy(update={"channels": None})})
+    with pytest.raises(InputError, match=r"data\.channels"):
+        build_denoiser(unknown, torch.device("cpu"))
