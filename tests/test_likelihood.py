@@ -24,17 +24,18 @@ from clearwater import (
     chain,
 )
 from clearwater.analytic import ExactDenoiser, gaussian_data
+from clearwater.bound_estimate import estimate_bound
 from clearwater.chains import Chain
 from clearwater.decoders import Decoder, DensityDecoder, DiscretizedDecoder
+from clearwater.levels import Level
 from clearwater.likelihood import (
     bound,
-    estimate_bound,
-    fit_optimal_variance,
     prior_term,
     step_term,
 )
+from clearwater.optimal_variance import fit_optimal_variance
 from clearwater.schedules import VP
-from clearwater.targets import Target
+from clearwater.targets import Prediction, Target, prediction_from_x_0
 from clearwater.variances import LearnedRange, LevelVariance, Optimal
 
 M, S2 = 0.2, 0.3  # data N(0.2, 0.3)
@@ -385,3 +386,35 @@ def test_clipping_the_predictions_of_an_untrained_network_lowers_its_bound() -> 
     clipped, free = bound(Clipped(denoiser), x_0), bound(denoiser, x_0)
     assert bool((clipped.kl <= free.kl).all())
     assert clipped.total < free.total
+
+
+def test_no_other_variance_serves_the_discretized_decoder_better_than_the_fitted_one() -> None:
+    """Images whose black pixels are predicted to be black: the error alone would be too large a variance."""
+    black = torch.zeros(200, 1, 6, 6, dtype=torch.float64) - 1
+    black[:, :, 2:4, 2:4] = (
+        2 * torch.randint(0, 256, (200, 1, 2, 2), generator=torch.Generator().manual_seed(1)) / 255 - 1
+    )
+    levels = chain("cosine", 50).strided(5)
+
+    class Guess(ExactDenoiser):
+        """Black outside the square and grey in it."""
+
+        def __call__(self, x_t: Tensor, t: Level) -> Prediction:
+            x_0 = torch.full_like(x_t, -1)
+            x_0[:, :, 2:4, 2:4] = 0
+            return prediction_from_x_0(x_0, x_t, t)
+
+    denoiser = Guess(IMAGES, levels, FixedSmall())
+    fitted = fit_optimal_variance(denoiser, black, images=200)
+    assert fitted.decoder is not None
+    first = levels.pair(1)
+    x_t = first.t.noise(black, torch.zeros_like(black))
+
+    def cost(v: float) -> float:
+        reverse = Gaussian(denoiser(x_t, first.t).x_0, torch.full((1, 1, 1, 1), v, dtype=torch.float64))
+        return float(step_term(black, x_t, reverse, first, DiscretizedDecoder()).mean())
+
+    best = float(fitted(first))
+    assert best == pytest.approx(float(fitted.decoder[0]), rel=1e-9)
+    assert cost(best) < min(cost(best / 2), cost(best * 2))  # nearer, it is a matter of the images drawn
+    assert cost(best) < cost(float(fitted.error[0]))

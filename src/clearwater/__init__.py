@@ -20,10 +20,10 @@ _HOME = {
     "EDMWeight": "clearwater.weights",
     "EMA": "clearwater.training",
     "Eps": "clearwater.targets",
-    "estimate_bound": "clearwater.likelihood",
+    "estimate_bound": "clearwater.bound_estimate",
     "Euclidean": "clearwater.objectives",
     "ExactDenoiser": "clearwater.analytic",
-    "fit_optimal_variance": "clearwater.likelihood",
+    "fit_optimal_variance": "clearwater.optimal_variance",
     "FixedLarge": "clearwater.variances",
     "FixedSmall": "clearwater.variances",
     "flow_likelihood": "clearwater.ode_likelihood",
@@ -79,6 +79,7 @@ _HOME = {
 
 if TYPE_CHECKING:
     from clearwater.analytic import ExactDenoiser, GaussianMixture, gaussian_bound, gaussian_data
+    from clearwater.bound_estimate import estimate_bound
     from clearwater.chains import Chain, chain
     from clearwater.config import Config
     from clearwater.data import load_images
@@ -87,10 +88,11 @@ if TYPE_CHECKING:
     from clearwater.gaussians import Gaussian
     from clearwater.learned_chain import LearnedChain
     from clearwater.levels import Level, Pair
-    from clearwater.likelihood import Bound, bound, estimate_bound, fit_optimal_variance
+    from clearwater.likelihood import Bound, bound
     from clearwater.networks import UNet
     from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError
     from clearwater.ode_likelihood import flow_likelihood, flow_log_prob
+    from clearwater.optimal_variance import fit_optimal_variance
     from clearwater.process import marginal, posterior, transition
     from clearwater.sampling import Ancestral, sample, sampling_states
     from clearwater.schedules import VE, VP, RectifiedFlow

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clearwater.errors import InputError
+from clearwater.interpolation import interpolated
 from clearwater.levels import Level, Pair
 from clearwater.schedules import Schedule
 
@@ -135,13 +136,9 @@ class Chain:
                 f"This chain's levels have a log-SNR from {-float(rising[-1]):.4g} to {-float(rising[0]):.4g}, and "
                 f"levels from {float(-wanted.max()):.4g} to {float(-wanted.min()):.4g} were asked for."
             )
-        right = torch.searchsorted(rising, wanted.contiguous()).clamp(min(1, self.T - 1), self.T - 1)
-        left = (right - 1).clamp(min=0)
-        gap = (rising[right] - rising[left]).clamp(min=1e-300)
-        fraction = ((wanted - rising[left]) / gap).nan_to_num(0).clamp(0, 1)
         log_norm = 0.5 * (known.alpha.square() + known.sigma.square()).log()
-        norm = (log_norm[left] + fraction * (log_norm[right] - log_norm[left])).exp()
-        time = known.time[left] + fraction * (known.time[right] - known.time[left])
+        norm = interpolated(wanted, rising, log_norm).exp()
+        time = interpolated(wanted, rising, known.time)
         return Level(norm * torch.sigmoid(-wanted).sqrt(), norm * torch.sigmoid(wanted).sqrt(), time)
 
     def strided(self, K: int) -> Chain:

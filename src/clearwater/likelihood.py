@@ -23,19 +23,18 @@ from clearwater.gaussians import Gaussian
 from clearwater.levels import Pair
 from clearwater.process import marginal, posterior
 from clearwater.randomness import generator
-from clearwater.variances import Optimal
 
 __all__ = [
     "Bound",
+    "batched",
     "bound",
-    "estimate_bound",
-    "fit_optimal_variance",
+    "chain_of",
+    "evaluated_term",
     "on_grid",
     "prior_term",
     "step_term",
 ]
 
-_FOR_DECODER = 32  # images a level, for a minimum that is flat
 _GRID_TOLERANCE = 1e-3  # of a grey value: float32 data is within 1e-5 of the grid
 
 
@@ -134,16 +133,16 @@ def bound(
     Raises:
         InputError: the data is off the 8-bit grid.
     """
-    chain = _levels(denoiser, chain)
+    chain = chain_of(denoiser, chain)
     decoder = DiscretizedDecoder() if decoder is None else decoder
     x_0 = on_grid(x_0)
     K, N = chain.T, len(x_0)
     terms = torch.empty(K, N, dtype=torch.float64)
     for k in range(1, K + 1):
         pair = chain.pair(k)
-        for first, part in _batches(x_0, batch):
+        for first, part in batched(x_0, batch):
             rng = generator(seed, "exact", k, first, device=x_0.device)
-            terms[k - 1, first : first + len(part)] = _evaluate(denoiser, part, pair, decoder, rng).cpu()
+            terms[k - 1, first : first + len(part)] = evaluated_term(denoiser, part, pair, decoder, rng).cpu()
         if progress is not None:
             progress(k / K)
     bits = 1 / (x_0[0].numel() * math.log(2))
@@ -161,117 +160,15 @@ def bound(
     )
 
 
-def estimate_bound(
-    denoiser: Denoiser,
-    x_0: Tensor,
-    budget: int,
-    *,
-    chain: Chain | None = None,
-    decoder: Decoder | None = None,
-    seed: int = 0,
-    batch: int = 256,
-    progress: Callable[[float], None] | None = None,
-) -> Bound:
-    """An unbiased estimate of `bound` from about `budget` network evaluations.
-
-    A tenth of the budget measures roughly how large the terms are; the levels of each image are then drawn
-    where they are large, spread evenly (one random offset an image), and weighted so that the mean is that
-    of the exact bound. Every image is estimated twice, independently: the difference of the two gives the
-    standard error for these images. The decoder is evaluated in both.
-
-    Args: as `bound`.
-
-    Raises:
-        InputError: the data is off the 8-bit grid, or the budget is under 5 evaluations an image.
-    """
-    chain = _levels(denoiser, chain)
-    decoder = DiscretizedDecoder() if decoder is None else decoder
-    x_0 = on_grid(x_0)
-    K, N = chain.T, len(x_0)
-    pilot = budget // 10 if K > 2 else 0
-    m = (budget - pilot) // (2 * N) - 1  # levels above the first, an image and a half
-    if m < 1:
-        raise InputError(f"A budget of {budget} evaluations is too small for {N} images: give at least {5 * N}.")
-    rng = generator(seed, "levels")
-    proposal = _proposal(denoiser, x_0, chain, pilot, rng, batch)
-    cumulative = proposal.cumsum(0)
-    halves = torch.zeros(2, N, dtype=torch.float64)
-    decoders = torch.zeros(2, N, dtype=torch.float64)
-    kl = torch.zeros(K - 1, dtype=torch.float64)
-    for half in range(2):
-        u = (torch.rand(N, 1, generator=rng, dtype=torch.float64) + torch.arange(m)) / m
-        drawn = torch.searchsorted(cumulative, u.clamp(max=float(cumulative[-1]) * (1 - 1e-12)))  # (N, m), from 0
-        for j in range(m + 1):
-            for first, part in _batches(x_0, batch):
-                own = slice(first, first + len(part))
-                k = torch.ones(len(part), dtype=torch.long) if j == m else drawn[own, j] + 2
-                noise = generator(seed, "half", half, j, first, device=x_0.device)
-                value = _evaluate(denoiser, part, chain.pair(k), decoder, noise).cpu()
-                if j == m:
-                    decoders[half, own] = value
-                else:
-                    weighted = value / (m * proposal[k - 2])
-                    halves[half, own] += weighted
-                    kl.index_add_(0, k - 2, weighted / (2 * N))
-            if progress is not None:
-                progress((half * (m + 1) + j + 1) / (2 * (m + 1)))
-    bits = 1 / (x_0[0].numel() * math.log(2))
-    difference = (halves + decoders)[0] - (halves + decoders)[1]
-    return Bound(
-        prior=prior_term(x_0, chain).detach().cpu() * bits,
-        kl=kl * bits,
-        rate=halves.mean(0) * bits,
-        decoder=decoders.mean(0) * bits,
-        stderr=float((difference / 2).square().sum().sqrt()) / N * bits,
-        evaluations=pilot + 2 * (m + 1) * N,
-        levels=K,
-    )
-
-
-def _proposal(denoiser: Denoiser, x_0: Tensor, chain: Chain, pilot: int, rng: torch.Generator, batch: int) -> Tensor:
-    """Probabilities of the levels 2..K, about proportional to the size of their terms, shape (K - 1,)."""
-    K = chain.T
-    uniform = torch.full((K - 1,), 1 / (K - 1), dtype=torch.float64)
-    if pilot < 1:
-        return uniform
-    # Levels evenly spread in the logarithm, where the terms of every chain change evenly.
-    spread = torch.logspace(math.log10(2), math.log10(K), min(pilot, 64), dtype=torch.float64)
-    spots = torch.tensor(sorted({round(k) for k in spread.tolist()}))
-    each = max(1, pilot // len(spots))
-    sizes = []
-    for k in spots:
-        images = x_0[torch.randint(len(x_0), (each,), generator=rng).to(x_0.device)]
-        noise = torch.Generator(x_0.device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
-        values = [
-            _evaluate(denoiser, part, chain.pair(int(k)), DiscretizedDecoder(), noise).cpu()
-            for _, part in _batches(images, batch)
-        ]
-        sizes.append(float(torch.cat(values).square().mean().sqrt()))
-    log_k = torch.arange(2, K + 1, dtype=torch.float64).log()
-    log_sizes = torch.tensor(sizes, dtype=torch.float64).clamp(min=1e-300).log()
-    shape = _interpolated(log_k, spots.double().log(), log_sizes).exp()
-    # A tenth stays uniform: where the pilot saw too little, no weight can become large.
-    return 0.9 * shape / shape.sum() + 0.1 * uniform
-
-
-def _interpolated(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """Piecewise linear interpolation, constant outside."""
-    if len(knots) == 1:
-        return values.expand(len(x))
-    right = torch.searchsorted(knots, x).clamp(1, len(knots) - 1)
-    fraction = ((x - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1)
-    return values[right - 1] + fraction * (values[right] - values[right - 1])
-
-
 @torch.inference_mode()
-def _evaluate(denoiser: Denoiser, x_0: Tensor, pair: Pair, decoder: Decoder, rng: torch.Generator) -> Tensor:
+def evaluated_term(denoiser: Denoiser, x_0: Tensor, pair: Pair, decoder: Decoder, rng: torch.Generator) -> Tensor:
     """The term of the step `pair` of each image, in nats, at one draw of the noise."""
     eps = torch.randn(x_0.shape, generator=rng, device=x_0.device, dtype=x_0.dtype)
     x_t = pair.t.noise(x_0, eps)
     return step_term(x_0, x_t, denoiser.reverse(x_t, pair), pair, decoder)
 
 
-def _levels(denoiser: Denoiser, chain: Chain | None) -> Chain:
+def chain_of(denoiser: Denoiser, chain: Chain | None) -> Chain:
     if chain is None:
         try:
             chain = denoiser.chain
@@ -285,7 +182,7 @@ def _levels(denoiser: Denoiser, chain: Chain | None) -> Chain:
     return chain
 
 
-def _batches(x: Tensor, batch: int) -> Iterator[tuple[int, Tensor]]:
+def batched(x: Tensor, batch: int) -> Iterator[tuple[int, Tensor]]:
     return ((first, x[first : first + batch]) for first in range(0, len(x), batch))
 
 
@@ -300,66 +197,3 @@ def on_grid(x_0: Tensor) -> Tensor:
             f"up to {off:.2g} of a grey value off that grid, or outside [-1, 1]: give the images as they were stored."
         )
     return exact / 127.5 - 1
-
-
-def fit_optimal_variance(
-    denoiser: Denoiser,
-    x_0: Tensor,
-    *,
-    images: int = 100,
-    seed: int = 0,
-    batch: int = 256,
-    progress: Callable[[float], None] | None = None,
-) -> Optimal:
-    """Measures a model's error of x_0 at every level of its chain, and so its optimal variance.
-
-    The variance of a step to data is the one of highest probability under the discretized decoder.
-
-    Args:
-        denoiser: the model, clipped or not as it will be used: the variance is optimal for its mean.
-        x_0: 8-bit data, shape (N, ...), from which the images are drawn anew for each level.
-        images: how many, a level.
-        seed: of the images and the noise.
-        batch: images at a time.
-        progress: is told the fraction done.
-    """
-    chain = denoiser.chain
-    error = torch.empty(chain.T, dtype=torch.float64)
-    decoder = torch.empty(chain.T, dtype=torch.float64)
-    for k in range(1, chain.T + 1):
-        rng = generator(seed, "images", k)
-        picked = x_0[torch.randint(len(x_0), (images,), generator=rng).to(x_0.device)]
-        on_device = generator(seed, "noise", k, device=x_0.device)
-        total = 0.0
-        for first, part in _batches(picked, batch):
-            eps = torch.randn(part.shape, generator=on_device, device=part.device, dtype=part.dtype)
-            t = chain.levels[k]
-            with torch.inference_mode():
-                x_t = t.noise(part, eps)
-                predicted = denoiser(x_t, t).x_0
-                total += float((predicted - part).double().square().sum())
-            if first == 0:
-                few = part[:_FOR_DECODER], predicted[:_FOR_DECODER]
-        error[k - 1] = total / picked.numel()
-        decoder[k - 1] = _best_for_decoder(*few, float(error[k - 1]))
-        if progress is not None:
-            progress(k / chain.T)
-    return Optimal(chain.levels.time[1:], error, decoder)
-
-
-@torch.inference_mode()
-def _best_for_decoder(x_0: Tensor, mean: Tensor, error: float) -> float:
-    """The variance around `mean` under which the discretized decoder gives `x_0` the highest probability."""
-    log_2 = torch.linspace(-10, 3, 27, dtype=torch.float64)
-    variances = max(error, 1e-12) * 2**log_2
-    cost = torch.stack(
-        [
-            -DiscretizedDecoder()(x_0, Gaussian(mean, torch.full_like(mean[:1], float(v)))).double().mean()
-            for v in variances
-        ]
-    )
-    best = int(cost[1:-1].argmin()) + 1
-    # The vertex of the parabola through the three lowest points.
-    below, at, above = cost[best - 1 : best + 2].tolist()
-    shift = 0.5 * (below - above) / max(below - 2 * at + above, 1e-300) if at <= min(below, above) else 0.0
-    return float(max(error, 1e-12) * 2 ** (log_2[best] + shift * (log_2[1] - log_2[0])))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from clearwater.errors import InputError
+from clearwater.interpolation import interpolated
 from clearwater.levels import Level, Pair, scale
 from clearwater.targets import Prediction
 
@@ -102,19 +103,10 @@ class Optimal(LevelVariance):
     decoder: Tensor | None = None
 
     def __call__(self, pair: Pair) -> Tensor:
-        inside = pair.posterior_variance + pair.c_0.square() * self._at(self.error, pair.t.time)
+        inside = pair.posterior_variance + pair.c_0.square() * interpolated(pair.t.time, self.time, self.error)
         if self.decoder is None:
             return inside
-        return inside.where(pair.s.sigma > 0, self._at(self.decoder, pair.t.time))
-
-    def _at(self, values: Tensor, time: Tensor) -> Tensor:
-        last = len(self.time) - 1
-        right = torch.searchsorted(self.time, time.contiguous()).clamp(min(1, last), last)
-        left = (right - 1).clamp(min=0)
-        gap = (self.time[right] - self.time[left]).clamp(min=1e-300)
-        fraction = ((time - self.time[left]) / gap).clamp(0, 1)
-        interpolated: Tensor = values[left] + fraction * (values[right] - values[left])
-        return interpolated
+        return inside.where(pair.s.sigma > 0, interpolated(pair.t.time, self.time, self.decoder))
 
 
 class LearnedRange(Variance):

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from clearwater import Clipped, FixedLarge, NetworkDenoiser, bound, load_denoiser, load_images
+from clearwater.bound_estimate import estimate_bound
 from clearwater.cli import run
 from clearwater.decoders import DensityDecoder
-from clearwater.likelihood import estimate_bound, prior_term
+from clearwater.likelihood import prior_term
 from clearwater.ode_likelihood import flow_likelihood
 
 HELD_OUT = load_images("fashion-mini", split="held_out").images.double() / 127.5 - 1

@@ -58,9 +58,9 @@ def bound(
 ) -> None:
     """The bound on -log p of DATA's images (of fashion-mini, the 1,000 held out) under RUN, in bits per dimension."""
     from clearwater.assembly import pick_device
+    from clearwater.bound_estimate import estimate_bound
     from clearwater.decoders import DensityDecoder, DiscretizedDecoder
     from clearwater.likelihood import bound as exact_bound
-    from clearwater.likelihood import estimate_bound
     from clearwater.ode_likelihood import flow_likelihood
     from clearwater.pictures import plot_bound, write_picture
     from clearwater.training import RunFolder

@@ -83,7 +83,7 @@ def _optimal(folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights
     """The run's optimal variance: measured once on its own training images, and kept with it."""
     from clearwater.data import load_images
     from clearwater.denoisers import Clipped
-    from clearwater.likelihood import fit_optimal_variance
+    from clearwater.optimal_variance import fit_optimal_variance
 
     key = {"step": str(folder.model()[1].step), "clipped": str(clip), "weights": weights}
     stored = folder.load_variance(key)
