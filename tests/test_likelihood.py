@@ -389,7 +389,7 @@ def test_clipping_the_predictions_of_an_untrained_network_lowers_its_bound() -> 
 
 
 def test_no_other_variance_serves_the_discretized_decoder_better_than_the_fitted_one() -> None:
-    """Images whose black pixels are predicted to be black: the error alone would be too large a variance."""
+    """Images whose black pixels are predicted to be black: their open bins leave the variance to the others."""
     black = torch.zeros(200, 1, 6, 6, dtype=torch.float64) - 1
     black[:, :, 2:4, 2:4] = (
         2 * torch.randint(0, 256, (200, 1, 2, 2), generator=torch.Generator().manual_seed(1)) / 255 - 1

@@ -74,7 +74,7 @@ def fit_optimal_variance(
 @torch.inference_mode()
 def _best_for_decoder(x_0: Tensor, mean: Tensor, error: float) -> float:
     """The variance around `mean` under which the discretized decoder gives `x_0` the highest probability."""
-    log_2 = torch.linspace(-10, 3, 27, dtype=torch.float64)
+    log_2 = torch.linspace(-10, 8, 37, dtype=torch.float64)
     variances = error * 2**log_2
     cost = torch.stack(
         [
