@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clearwater import (
     X0,
+    Clipped,
     Eps,
     FixedLarge,
     FixedSmall,
@@ -255,8 +256,6 @@ def _random_unet(channels: int) -> UNet:
 
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 def test_every_term_of_a_random_network_is_that_of_an_independent_implementation(large: bool) -> None:
-    from clearwater import Clipped
-
     network = _random_unet(1)
     variance = FixedLarge() if large else FixedSmall()
     denoiser = Clipped(NetworkDenoiser(network, LINEAR, Eps(), variance))
@@ -289,8 +288,6 @@ class _Recording(nn.Module):
 
 @pytest.mark.parametrize("clip", [True, False], ids=["clipped", "free"])
 def test_every_term_of_a_random_learned_range_is_that_of_an_independent_implementation(clip: bool) -> None:
-    from clearwater import Clipped
-
     network, levels, x_0 = _random_unet(2).double(), chain("linear", 50), pixels(3, (1, 6, 6))
     recording = _Recording(network)
     free = NetworkDenoiser(recording, levels, Eps(), LearnedRange())
@@ -376,8 +373,6 @@ def test_float32_pixels_are_on_the_grid() -> None:
 
 def test_clipping_the_predictions_of_an_untrained_network_lowers_its_bound() -> None:
     """x_0 lies in [-1, 1], so clipping brings every prediction nearer to it, and each term falls or stays."""
-    from clearwater import Clipped
-
     torch.manual_seed(0)
     network = UNet(1, 16, (1,), 1, (), group_size=16, dropout=0.0)
     nn.init.normal_(network.last.weight, std=0.3)
@@ -418,3 +413,42 @@ def test_no_other_variance_serves_the_discretized_decoder_better_than_the_fitted
     assert best == pytest.approx(float(fitted.decoder[0]), rel=1e-9)
     assert cost(best) < min(cost(best / 2), cost(best * 2))  # nearer, it is a matter of the images drawn
     assert cost(best) < cost(float(fitted.error[0]))
+
+
+def test_a_bound_says_what_was_evaluated() -> None:
+    denoiser = ExactDenoiser(IMAGES, LINEAR, FixedLarge())
+    x_0 = torch.zeros(2, 1, 4, 4, dtype=torch.float64) + 1 / 255
+    for found in (
+        bound(denoiser, x_0, chain=LINEAR.strided(3), decoder=DensityDecoder()),
+        estimate_bound(denoiser, x_0, 30, chain=LINEAR.strided(100), decoder=DensityDecoder()),
+    ):
+        said = {"weights": "given", "variance": "FixedLarge", "clipped": False, "decoder": "DensityDecoder"}
+        assert found.evaluated == said
+    clipped = bound(Clipped(denoiser), x_0, chain=LINEAR.strided(3))
+    assert (clipped.evaluated["clipped"], clipped.evaluated["decoder"]) == (True, "DiscretizedDecoder")
+
+
+class _Counted(ExactDenoiser):
+    calls = 0
+
+    def __call__(self, x_t: Tensor, t: Level) -> Prediction:
+        type(self).calls += len(x_t)
+        return super().__call__(x_t, t)
+
+
+@pytest.mark.parametrize("budget", [1000, 7777, 20_000])
+def test_the_evaluations_of_an_estimate_are_those_that_were_made(budget: int) -> None:
+    denoiser = _Counted(IMAGES, LINEAR, FixedSmall())
+    _Counted.calls = 0
+    x_0 = torch.zeros(30, 1, 4, 4, dtype=torch.float64) + 1 / 255
+    found = estimate_bound(denoiser, x_0, budget)
+    assert found.evaluations == _Counted.calls <= budget
+
+
+def test_a_budget_for_every_level_gives_the_exact_bound() -> None:
+    denoiser = ExactDenoiser(IMAGES, LINEAR, FixedSmall())
+    x_0 = torch.zeros(3, 1, 4, 4, dtype=torch.float64) + 1 / 255
+    levels = LINEAR.strided(10)
+    estimated, exact = estimate_bound(denoiser, x_0, 30, chain=levels), bound(denoiser, x_0, chain=levels)
+    assert torch.equal(estimated.per_image, exact.per_image)
+    assert estimated.evaluations == 30

@@ -29,14 +29,36 @@ every_chain = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 
 
 def gaussian_flow_log_prob(x, chain):
-    """Data N(m, v I): the flow keeps (x/alpha - m) / √(v + (sigma/alpha)²), so it is affine from end to end."""
+    """Data N(m, v I): the flow keeps (x/alpha - m) / √(v + (sigma/alpha)²), so it is affine from end to end.
+
+    It ends at the last level with signal; the prior is of the chain's last level, both over √(alpha² + sigma²).
+    """
     levels = chain.levels[1:]
     levels = levels[levels.alpha > 0]
     first, last = levels[0], levels[-1]
     stretch = ((VARIANCE + (last.sigma / last.alpha) ** 2) / (VARIANCE + (first.sigma / first.alpha) ** 2)).sqrt()
-    x_T = last.alpha * (MEAN + (x - MEAN) * stretch)
-    prior = torch.distributions.Normal(0.0, chain.prior_variance.sqrt())
-    return (prior.log_prob(x_T) + (last.alpha * stretch).log()).sum(1)
+    share = last.alpha / (last.alpha**2 + last.sigma**2).sqrt()
+    z = share * (MEAN + (x - MEAN) * stretch)
+    end = chain.levels[-1]
+    prior = torch.distributions.Normal(0.0, (chain.prior_variance / (end.alpha**2 + end.sigma**2)).sqrt())
+    return (prior.log_prob(z) + (share * stretch).log()).sum(1)
+
+
+def test_on_a_flow_with_many_levels_the_density_is_that_of_the_data():
+    """Of N(0, ¼), whose x_T is the prior: up to what level 1 and the level before the last leave out."""
+    data = gaussian_data(torch.zeros(4, dtype=torch.float64), 0.25)
+    x = data.sample(20, torch.Generator().manual_seed(4))
+    chain = Chain.from_schedule(RectifiedFlow(), 1000)
+    found, _ = flow_log_prob(ExactDenoiser(data, chain, FixedSmall()), x, tolerance=1e-7)
+    true = torch.distributions.Normal(0.0, math.sqrt(0.25 + (0.001 / 0.999) ** 2)).log_prob(x).sum(1)
+    torch.testing.assert_close(found, true, rtol=0, atol=1e-4)
+
+
+def test_a_chain_without_two_levels_of_signal_is_refused():
+    data = gaussian_data(MEAN, VARIANCE)
+    chain = Chain.from_schedule(RectifiedFlow(), 2)
+    with pytest.raises(InputError, match="two levels with signal"):
+        flow_log_prob(ExactDenoiser(data, chain, FixedSmall()), torch.zeros(1, 3))
 
 
 @every_chain

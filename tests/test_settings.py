@@ -27,7 +27,7 @@ from clearwater.learned_chain import LearnedChain
 from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError
 from clearwater.settings import OBJECTIVES, recipe_names, resolve
 from clearwater.targets import X0, Eps, Mean, Score, Target, V, Velocity
-from clearwater.times import LogitNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
+from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
 from clearwater.variances import FixedLarge, LearnedRange, Variance
 from clearwater.weights import P2, BoundWeight, EDMWeight, MinSNR, SigmoidWeight, Unweighted, Weight
 
@@ -249,9 +249,9 @@ _NAMED: dict[str, tuple[Target, Objective, Variance]] = {
     "hybrid": (Eps(), Hybrid(Unweighted(), 0.001), LearnedRange()),
     "euclidean": (Mean(_LEVELS), Euclidean(FixedLarge()), FixedLarge()),
     "min_snr": (X0(), SquaredError(MinSNR(5.0)), FixedLarge()),
-    "edm": (V(), SquaredError(EDMWeight(0.5), LogitNormal(0.0, 1.0)), FixedLarge()),
+    "edm": (V(), SquaredError(EDMWeight(0.5), LogNormal(_LEVELS, -1.2, 1.2)), FixedLarge()),
     "p2": (Eps(), SquaredError(P2(1.0, 1.0)), FixedLarge()),
-    "sigmoid": (V(), SquaredError(SigmoidWeight(2.0)), FixedLarge()),
+    "sigmoid": (V(), SquaredError(SigmoidWeight(2.0, _LEVELS)), FixedLarge()),
 }
 
 
@@ -302,8 +302,15 @@ def test_a_later_setting_wins_over_what_a_name_stands_for() -> None:
 def test_a_name_wins_over_earlier_settings_and_leaves_alone_what_it_does_not_speak_of() -> None:
     before = ["objective.gamma=3", "objective.target=score", "objective.share=0.5", "chain.levels=77"]
     config = resolve(recipe="small", sets=[*before, "objective=min_snr"])
-    assert (config.objective.target, config.objective.gamma, config.objective.share) == ("x0", 3.0, 0.5)
+    assert (config.objective.target, config.objective.gamma, config.objective.share) == ("x0", 5.0, 0.001)
     assert (config.chain.levels, config.objective.times) == (77, "low_discrepancy")  # the latter is the recipe's
+
+
+@pytest.mark.parametrize("earlier", OBJECTIVES)
+@pytest.mark.parametrize("later", OBJECTIVES)
+def test_a_name_stands_for_the_same_after_any_other(earlier: str, later: str) -> None:
+    sets = [f"objective={earlier}", "objective.p2_gamma=2", f"objective={later}"]
+    assert resolve(recipe="small", sets=sets) == resolve(recipe="small", sets=[f"objective={later}"])
 
 
 def test_the_later_of_two_names_wins() -> None:
@@ -332,7 +339,9 @@ def test_an_unknown_objective_is_refused_with_the_known_ones(setting: str) -> No
 
 
 def test_a_number_is_no_name_of_an_objective() -> None:
-    assert "objective is 3" in _refusal(sets=["objective=3"])
+    assert "objective is a section, not 3: set one of its settings, such as objective.loss" in _refusal(
+        sets=["objective=3"]
+    )
 
 
 # --- the objects that settings name
@@ -364,7 +373,7 @@ def test_a_target_is_built_by_its_name(name: str, expected: Target) -> None:
         (("weight=min_snr", "gamma=2"), MinSNR(2.0)),
         (("weight=edm", "sigma_data=0.3"), EDMWeight(0.3)),
         (("weight=p2", "p2_gamma=0.7", "p2_k=2"), P2(0.7, 2.0)),
-        (("weight=sigmoid", "bias=-1"), SigmoidWeight(-1.0)),
+        (("weight=sigmoid", "bias=-1"), SigmoidWeight(-1.0, _LEVELS)),
     ],
 )
 def test_a_weight_is_built_with_its_settings(
@@ -412,7 +421,7 @@ def test_every_objective_draws_levels_as_it_is_told(
     tiny: Callable[..., Config], preset: str, sets: tuple[str, ...], expected: TimeSampler
 ) -> None:
     config = tiny(f"objective={preset}", *(f"objective.{one}" for one in sets))
-    for built in (build_objective(config).times, build_times(config.objective, 10)):
+    for built in (build_objective(config).times, build_times(config.objective, _LEVELS)):
         assert type(built) is type(expected)
         drawn, expected_draw = (times(50, 10, torch.Generator().manual_seed(2))[0] for times in (built, expected))
         assert torch.equal(drawn, expected_draw)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
+from clearwater.chains import cosine
 from clearwater.errors import InputError
-from clearwater.times import LogitNormal, LossAware, LowDiscrepancy, Uniform
+from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, Uniform
 
 
 def generator(seed=0):
@@ -233,3 +234,17 @@ def test_importance_of_another_chain_is_refused():
 def test_importance_that_cannot_be_is_refused(wrong):
     with pytest.raises(InputError, match="history of at least 1"):
         LossAware(*wrong)
+
+
+def test_log_normal_draws_the_level_next_to_a_normal_log_sigma():
+    """Each level's probability is the normal mass between the middles to its neighbours, the ends' all beyond."""
+    chain = cosine(12)
+    known = -chain.levels.log_snr[1:].numpy() / 2
+    edges = np.concatenate([[-np.inf], (known[1:] + known[:-1]) / 2, [np.inf]])
+    expected = np.diff(stats.norm.cdf(edges, -0.4, 0.9))
+    k, weight = LogNormal(chain, -0.4, 0.9)(40_000, 12, generator(5))
+    counts = torch.bincount(k, minlength=13)[1:].numpy()
+    assert stats.chisquare(counts, expected * 40_000).pvalue > 1e-3
+    assert weight.unique().tolist() == [1.0]
+    with pytest.raises(InputError, match="above zero"):
+        LogNormal(chain, 0.0, 0.0)

@@ -1,9 +1,13 @@
 """Weights against their published forms, and the bound's own."""
 
+import math
+
 import pytest
 import torch
+from scipy import integrate
 
-from clearwater import X0, Eps, FixedLarge, FixedSmall, Mean, V, chain
+from clearwater import VP, X0, Chain, Eps, FixedLarge, FixedSmall, Mean, V, chain
+from clearwater.schedules import CosineSchedule
 from clearwater.weights import P2, BoundWeight, EDMWeight, SigmoidWeight
 
 LINEAR = chain("linear")
@@ -55,3 +59,22 @@ def test_the_published_weights_of_eps() -> None:
 def test_edm_weights_give_its_network_the_same_loss_at_every_level() -> None:
     """EDM's F is, for σ_data = 1, -v on the variance-preserving circle: its effective weight is 1 (table 1)."""
     close(EDMWeight(1.0)(V(), T), torch.ones(1000, dtype=torch.float64))
+
+
+def test_the_sigmoid_weight_over_levels_is_the_integral_over_log_snr():
+    """The mean over k of weight · f is the integral of sigmoid(b - l) f(l) dl, by quadrature, for many levels."""
+    chain = Chain.from_schedule(VP(), 4000)
+    t = chain.levels[1:]
+    weight = SigmoidWeight(1.5, chain)(Eps(), t)
+    inner = slice(40, None)  # near data log SNR falls too fast for its steps to be small
+    found = float((weight * torch.exp(-((t.log_snr / 3) ** 2)))[inner].sum()) / chain.T
+    ends = [float(t.log_snr[-1]), float(chain.levels.log_snr[40])]
+    expected, _ = integrate.quad(lambda snr: 1 / (1 + math.exp(snr - 1.5)) * math.exp(-((snr / 3) ** 2)), *ends)
+    assert found == pytest.approx(expected, rel=2e-3)
+
+
+def test_the_sigmoid_weight_is_finite_at_both_ends_of_a_chain():
+    chain = Chain.from_schedule(CosineSchedule(), 10)
+    weight = SigmoidWeight(2.0, chain)(V(), chain.levels[1:])
+    assert bool(weight.isfinite().all())
+    assert bool((weight >= 0).all())

@@ -14,7 +14,7 @@ from clearwater.learned_chain import LearnedChain
 from clearwater.networks.unet import UNet
 from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError
 from clearwater.targets import X0, Eps, Mean, Score, Target, V, Velocity
-from clearwater.times import LogitNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
+from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
 from clearwater.variances import LevelVariance, variance
 from clearwater.weights import P2, BoundWeight, EDMWeight, MinSNR, SigmoidWeight, Unweighted, Weight
 
@@ -83,17 +83,19 @@ def build_target(objective: ObjectiveConfig, on: Chain) -> Target:
             return Mean(on)
 
 
-def build_times(objective: ObjectiveConfig, T: int) -> TimeSampler:
-    """How the levels 1..T are drawn in training."""
+def build_times(objective: ObjectiveConfig, on: Chain) -> TimeSampler:
+    """How the chain's levels are drawn in training."""
     match objective.times:
         case "uniform":
             return Uniform()
         case "low_discrepancy":
             return LowDiscrepancy()
         case "importance":
-            return LossAware(T)
+            return LossAware(on.T)
         case "logit_normal":
             return LogitNormal(objective.logit_mean, objective.logit_std)
+        case "log_normal":
+            return LogNormal(on, objective.log_mean, objective.log_std)
 
 
 def _build_weight(objective: ObjectiveConfig, on: Chain, fixed: LevelVariance | None) -> Weight:
@@ -114,7 +116,7 @@ def _build_weight(objective: ObjectiveConfig, on: Chain, fixed: LevelVariance | 
         case "p2":
             return P2(objective.p2_gamma, objective.p2_k)
         case "sigmoid":
-            return SigmoidWeight(objective.bias)
+            return SigmoidWeight(objective.bias, on)
 
 
 def build_objective(config: Config) -> Objective:
@@ -145,7 +147,15 @@ def build_objective(config: Config) -> Objective:
             "The bound needs at least 2 levels, since its decoder's variance is that of the second step, and "
             f"chain.levels is {chain.levels}: use more levels, or a squared loss that is not weighted as the bound."
         )
-    times = build_times(objective, chain.levels)
+    if objective.loss in ("vlb", "euclidean") and objective.weight != "unweighted":
+        raise InputError(
+            f"The loss {objective.loss} has the bound's own weights, and objective.weight is {objective.weight}: set "
+            "that to unweighted, or objective.loss to squared."
+        )
+    if chain.name == "learned" and objective.times == "log_normal":
+        raise InputError("Levels of a learned chain move, so objective.times=log_normal has no meaning: use uniform.")
+    levels = build_chain(chain)
+    times = build_times(objective, levels)
     if objective.loss == "vlb":
         return VLB(times)
     if objective.loss == "variance":
@@ -158,7 +168,7 @@ def build_objective(config: Config) -> Objective:
     if objective.loss == "euclidean":
         assert fixed is not None  # a learned range was refused above
         return Euclidean(fixed, times)
-    weight = _build_weight(objective, build_chain(chain), fixed)
+    weight = _build_weight(objective, levels, fixed)
     return Hybrid(weight, objective.share, times) if objective.loss == "hybrid" else SquaredError(weight, times)
 
 

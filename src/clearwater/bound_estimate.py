@@ -13,7 +13,7 @@ from clearwater.decoders import Decoder, DiscretizedDecoder
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.interpolation import interpolated, spread_levels
-from clearwater.likelihood import Bound, batched, chain_of, evaluated_term, on_grid, prior_term
+from clearwater.likelihood import Bound, batched, bound, chain_of, evaluated_term, on_grid, prior_term
 from clearwater.randomness import generator
 
 __all__ = ["estimate_bound"]
@@ -37,7 +37,15 @@ def estimate_bound(
     of the exact bound. Every image is estimated twice, independently: the difference of the two gives the
     standard error for these images. The decoder is evaluated in both.
 
-    Args: as `bound`.
+    Args:
+        denoiser: the model, with its reverse variance.
+        x_0: 8-bit data on the grid 2·pixel/255 - 1, shape (N, ...).
+        budget: network evaluations, one for one image at one level; from K·N on the bound is exact.
+        chain: the levels, the denoiser's own if None.
+        decoder: discretized if None.
+        seed: of the levels and the noise.
+        batch: images at a time.
+        progress: is told the fraction done.
 
     Raises:
         InputError: the data is off the 8-bit grid, or the budget is under 5 evaluations an image.
@@ -46,12 +54,14 @@ def estimate_bound(
     decoder = DiscretizedDecoder() if decoder is None else decoder
     x_0 = on_grid(x_0)
     K, N = chain.T, len(x_0)
+    if budget >= K * N:  # enough for all of it
+        return bound(denoiser, x_0, chain=chain, decoder=decoder, seed=seed, batch=batch, progress=progress)
     pilot = budget // 10 if K > 2 else 0
     m = (budget - pilot) // (2 * N) - 1  # levels above the first, an image and a half
     if m < 1:
         raise InputError(f"A budget of {budget} evaluations is too small for {N} images: give at least {5 * N}.")
     rng = generator(seed, "levels")
-    proposal = _proposal(denoiser, x_0, chain, pilot, rng, batch)
+    proposal, pilot = _proposal(denoiser, x_0, chain, pilot, rng, batch)
     cumulative = proposal.cumsum(0)
     halves = torch.zeros(2, N, dtype=torch.float64)
     decoders = torch.zeros(2, N, dtype=torch.float64)
@@ -83,15 +93,21 @@ def estimate_bound(
         stderr=float((difference / 2).square().sum().sqrt()) / N * bits,
         evaluations=pilot + 2 * (m + 1) * N,
         levels=K,
+        evaluated={**denoiser.describe(), "decoder": type(decoder).__name__},
     )
 
 
-def _proposal(denoiser: Denoiser, x_0: Tensor, chain: Chain, pilot: int, rng: torch.Generator, batch: int) -> Tensor:
-    """Probabilities of the levels 2..K, about proportional to the size of their terms, shape (K - 1,)."""
+def _proposal(
+    denoiser: Denoiser, x_0: Tensor, chain: Chain, pilot: int, rng: torch.Generator, batch: int
+) -> tuple[Tensor, int]:
+    """Probabilities of the levels 2..K, about proportional to the size of their terms, and the evaluations spent.
+
+    The probabilities have shape (K - 1,); about `pilot` evaluations are spent.
+    """
     K = chain.T
     uniform = torch.full((K - 1,), 1 / (K - 1), dtype=torch.float64)
     if pilot < 1:
-        return uniform
+        return uniform, 0
     # Levels evenly spread in the logarithm, where the terms of every chain change evenly.
     spots = torch.tensor(spread_levels(2, K, min(pilot, 64)))
     each = max(1, pilot // len(spots))
@@ -108,4 +124,4 @@ def _proposal(denoiser: Denoiser, x_0: Tensor, chain: Chain, pilot: int, rng: to
     log_sizes = torch.tensor(sizes, dtype=torch.float64).clamp(min=1e-300).log()
     shape = interpolated(log_k, spots.double().log(), log_sizes).exp()
     # A tenth stays uniform: where the pilot saw too little, no weight can become large.
-    return 0.9 * shape / shape.sum() + 0.1 * uniform
+    return 0.9 * shape / shape.sum() + 0.1 * uniform, each * len(spots)

@@ -125,9 +125,10 @@ class Chain:
         Between two neighbours the time and the logarithm of alpha² + sigma² are interpolated in log-SNR.
 
         Args:
-            log_snr: any shape, within what levels 1..T have.
+            log_snr: any shape, within what the levels above data have that have any signal.
         """
         known = self.levels[1:]
+        known = known[known.alpha > 0]  # a level without signal is infinitely far away
         rising = -known.log_snr.contiguous()
         wanted = -torch.as_tensor(log_snr, dtype=torch.float64)
         slack = 1e-9 * (1 + wanted.abs())

@@ -33,7 +33,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Small = Annotated[int, Field(ge=1, le=64)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-# The names that `chains` and `variances` know (a test compares them): torch is not loaded to check a setting.
+# The names that `chains` and `variances` know, and learned (a test compares them): torch is not loaded to check one.
 ChainName = Literal["linear", "half_linear", "cosine", "sigmoid", "learned"]
 VarianceName = Literal["fixed_small", "fixed_large", "learned_range"]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_square)]
@@ -117,13 +117,16 @@ class ObjectiveConfig(_Section):
     p2_k: float = _setting(1.0, "of p2", gt=0)
     bias: float = _setting(2.0, "of sigmoid: sigmoid(bias - log SNR) on the error of eps")
     share: float = _setting(0.001, "of hybrid", gt=0)
-    times: Literal["uniform", "low_discrepancy", "importance", "logit_normal"] = _setting(
+    times: Literal["uniform", "low_discrepancy", "importance", "logit_normal", "log_normal"] = _setting(
         "uniform",
         "uniform; low_discrepancy: uniform too, but spread evenly over a batch; importance: more often where the "
-        "loss is large, and weighted so that the mean stays; logit_normal: the middle more often",
+        "loss is large, and weighted so that the mean stays; logit_normal: the middle more often; log_normal: normal "
+        "in log(sigma / alpha), as EDM",
     )
     logit_mean: float = _setting(0.0, "of logit_normal; above zero for more noise")
     logit_std: float = _setting(1.0, "of logit_normal", gt=0)
+    log_mean: float = _setting(-1.2, "of log_normal; above it for more noise")
+    log_std: float = _setting(1.2, "of log_normal", gt=0)
 
 
 class TrainingConfig(_Section):
@@ -200,9 +203,14 @@ def _complaint(item: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"there is no setting named '{name}' (see docs/configuration.md)"
+    if item["type"] == "model_type":
+        return f"{name} is a section, not {item['input']!r}: set one of its settings, such as {name}.{_FIRST[name]}"
     message = str(item["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{name} is {item['input']!r}, but {message}" if item["type"] != "value_error" else message
+
+
+_FIRST = {name: next(iter(type(field.default).model_fields)) for name, field in Config.model_fields.items()}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,7 +12,9 @@ from torch import Tensor
 from clearwater.analytic import GaussianMixture
 from clearwater.denoisers import Denoiser, NetworkDenoiser
 from clearwater.errors import InputError
+from clearwater.interpolation import spread_levels
 from clearwater.levels import Level, Pair
+from clearwater.likelihood import chain_of
 from clearwater.objectives import Euclidean, Objective, SquaredError
 from clearwater.randomness import generator
 from clearwater.sampling import StepState, sampling_states
@@ -169,9 +171,8 @@ def gradient_variance(
         seed: of the draws.
         progress: is told the fraction done.
     """
-    chain = denoiser.chain
-    spread = torch.logspace(0, math.log10(chain.T), levels, dtype=torch.float64)
-    spots = sorted({round(k) for k in spread.tolist()})
+    chain = chain_of(denoiser)
+    spots = spread_levels(1, chain.T, levels)
     objectives: tuple[Objective, Objective] = (SquaredError(BoundWeight(chain, variance)), Euclidean(variance))
     found = torch.zeros(2, len(spots), dtype=torch.float64)
     ratios = torch.zeros(len(spots), dtype=torch.float64)

@@ -32,6 +32,10 @@ class Denoiser(ABC):
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:
         """The prediction at `x_t`, shape (B, ...); `t` has shape () or (B,)."""
 
+    def describe(self) -> dict[str, object]:
+        """What this is, for whoever reports a figure of it: weights, variance, clipped or not."""
+        return {"weights": "given", "variance": type(self.variance).__name__, "clipped": False}
+
     def reverse(self, x_t: Tensor, pair: Pair) -> Gaussian:
         """p(x_s | x_t) (Ho et al. 2020, eq. 1)."""
         return self.reverse_from(self(x_t, pair.t), x_t, pair)
@@ -55,6 +59,7 @@ class NetworkDenoiser(Denoiser):
         target: what y is.
         variance: the reverse variance.
         autocast: the dtype that the network's matrix work is done in; None for that of its weights.
+        weights: which of a run's weights these are, ema or raw; "given" for a network that was passed in.
     """
 
     network: nn.Module
@@ -62,6 +67,10 @@ class NetworkDenoiser(Denoiser):
     target: Target
     variance: Variance
     autocast: torch.dtype | None = None
+    weights: str = "given"
+
+    def describe(self) -> dict[str, object]:
+        return {**super().describe(), "weights": self.weights}
 
     def __post_init__(self) -> None:
         self.target.system(self.chain.levels[1:])  # refuses a target that has no meaning on the chain
@@ -88,6 +97,9 @@ class Clipped(Denoiser):
         self.chain = denoiser.chain
         self.variance = denoiser.variance
         self.low, self.high = low, high
+
+    def describe(self) -> dict[str, object]:
+        return {**self.denoiser.describe(), "clipped": True}
 
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:
         prediction = self.denoiser(x_t, t)

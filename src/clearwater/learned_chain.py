@@ -25,7 +25,7 @@ class LearnedChain(nn.Module):
     """gamma = -log SNR rising from level 1 to level T, variance preserving; level 0 is data.
 
     gamma is a straight line and a sum of sigmoids, all with positive slopes, scaled to run from one end point to
-    the other; both ends are learned as well. At first it is the straight line between those of Kingma et al.
+    the other; both ends are learned as well. At first it is nearly the straight line between those of Kingma et al.
     2021 (appendix F). The time that the network is fed is a fixed function of log SNR, since level k is
     another noise at each step of training; it carries no gradient, which at the best network it has none of.
 

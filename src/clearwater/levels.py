@@ -40,7 +40,7 @@ class Level:
     Attributes:
         alpha: what the data is multiplied by; float64, shape () or (N,).
         sigma: standard deviation of the noise, same shape.
-        time: what the network is told of the level, same shape: 0 at data, 1 at the last level.
+        time: what the network is told of the level, same shape: 0 at data and rising, to 1 on chains that are fixed.
     """
 
     alpha: Tensor

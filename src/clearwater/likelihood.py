@@ -9,7 +9,7 @@ decoder, which sees 8-bit images: values on the grid 2·pixel/255 - 1. All of it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,7 @@ class Bound:
             levels would change. An exact bound gives an upper limit of it.
         evaluations: network evaluations spent, one for one image at one level.
         levels: K.
+        evaluated: what was evaluated: weights, variance, clipped (`Denoiser.describe`), decoder.
     """
 
     prior: Tensor
@@ -60,6 +61,7 @@ class Bound:
     stderr: float
     evaluations: int
     levels: int
+    evaluated: Mapping[str, object]
 
     @property
     def per_image(self) -> Tensor:
@@ -73,7 +75,9 @@ class Bound:
 
     @property
     def stderr_of_population(self) -> float:
-        """Standard error of `total` as the mean over all images that these were drawn from."""
+        """Standard error of `total` as the mean over all images that these were drawn from; NaN for one image."""
+        if len(self.per_image) < 2:
+            return math.nan
         return float(self.per_image.std() / math.sqrt(len(self.per_image)))
 
 
@@ -157,6 +161,7 @@ def bound(
         stderr=stderr,
         evaluations=K * N,
         levels=K,
+        evaluated={**denoiser.describe(), "decoder": type(decoder).__name__},
     )
 
 
@@ -168,7 +173,8 @@ def evaluated_term(denoiser: Denoiser, x_0: Tensor, pair: Pair, decoder: Decoder
     return step_term(x_0, x_t, denoiser.reverse(x_t, pair), pair, decoder)
 
 
-def chain_of(denoiser: Denoiser, chain: Chain | None) -> Chain:
+def chain_of(denoiser: Denoiser, chain: Chain | None = None) -> Chain:
+    """The chain that is asked for, or the denoiser's own; an `InputError` if there is none of two steps at least."""
     if chain is None:
         try:
             chain = denoiser.chain

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
-from clearwater.likelihood import on_grid
+from clearwater.likelihood import chain_of, on_grid
 from clearwater.randomness import generator
 
 __all__ = ["FlowLikelihood", "flow_likelihood", "flow_log_prob"]
@@ -99,11 +100,10 @@ def flow_likelihood(
             tolerance=tolerance,
             seed=seed,
             first=first,
+            progress=partial(_report, progress, first / len(x_0), len(part) / len(x_0)),
         )
         found.append(-(log_prob.cpu() / D + math.log(2 * _HALF_BIN)) / math.log(2))
         evaluations += steps * len(part)
-        if progress is not None:
-            progress((first + len(part)) / len(x_0))
     return FlowLikelihood(torch.cat(found), evaluations)
 
 
@@ -115,6 +115,7 @@ def flow_log_prob(
     tolerance: float = 1e-5,
     seed: int = 0,
     first: int = 0,
+    progress: Callable[[float], None] | None = None,
 ) -> tuple[Tensor, int]:
     """The log density of the flow at `x`, in nats, and how often the network was asked.
 
@@ -125,6 +126,7 @@ def flow_log_prob(
         tolerance: relative and absolute, of the solver.
         seed: of the signs of hutchinson's trace.
         first: the number of the first image, for its signs.
+        progress: is told the fraction done.
 
     Returns:
         log densities, shape (N,), and the number of times that the network was evaluated at the whole batch.
@@ -135,17 +137,22 @@ def flow_log_prob(
         raise InputError(
             "The likelihood of the flow needs the package torchdiffeq: pip install 'clearwater[ode]'."
         ) from None
-    chain = denoiser.chain
+    chain = chain_of(denoiser)
     finite = chain.levels.alpha[1:] > 0  # a level without signal lies infinitely far along u
     log_snr = chain.levels.log_snr[1:][finite]
+    if len(log_snr) < 2:
+        raise InputError("The flow is followed between two levels with signal at least, and this chain has fewer.")
     x = x.to(torch.float64)
     D = x[0].numel()
     signs = None if trace == "exact" else _signs(x, seed, first)
     calls = 0
+    ends = -log_snr[[0, -1]].to(x.device) / 2
 
     def velocity(u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         nonlocal calls
         calls += 1
+        if progress is not None:
+            progress(float((u - ends[0]) / (ends[1] - ends[0])))
         t = chain.at_log_snr((-2 * u.cpu()).clamp(log_snr[-1], log_snr[0]))
         norm = float((t.alpha.square() + t.sigma.square()).sqrt())
         s = float(t.sigma) / norm
@@ -155,23 +162,27 @@ def flow_log_prob(
             divergence = _exact_trace(eps, z) if signs is None else _hutchinson(eps, z, signs)
         return s * eps.detach() - s**2 * state[0], s * divergence - s**2 * D
 
-    u = -log_snr[[0, -1]].to(x.device) / 2
     start = x * math.sqrt(float(torch.sigmoid(log_snr[0])))
     z, change = odeint(
         velocity,
         (start, x.new_zeros(len(x))),
-        u,
+        ends,
         rtol=tolerance,
         atol=tolerance,
         method="dopri5",
         # The few log densities weigh as much as the many pixels.
         options={"norm": lambda state: torch.maximum(_rms(state[0]), _rms(state[1] / D))},
     )
-    last = chain.levels[1:][finite][-1]
+    last = chain.levels[-1]  # which the prior is of, also where the flow ends one level before
     variance = chain.prior_variance / (last.alpha.square() + last.sigma.square())
     prior = Gaussian(torch.zeros_like(x), variance.to(x)).log_prob(z[-1]).flatten(1).sum(1)
     # The Jacobian of z = x · alpha / √(alpha² + sigma²) at the start.
     return prior + change[-1] + 0.5 * D * float(torch.nn.functional.logsigmoid(log_snr[0])), calls
+
+
+def _report(progress: Callable[[float], None] | None, before: float, share: float, fraction: float) -> None:
+    if progress is not None:
+        progress(before + share * fraction)
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,13 +12,13 @@ from clearwater.decoders import DiscretizedDecoder
 from clearwater.denoisers import Denoiser
 from clearwater.gaussians import Gaussian
 from clearwater.interpolation import interpolated, spread_levels
-from clearwater.likelihood import batched
+from clearwater.likelihood import batched, chain_of
 from clearwater.randomness import generator
 from clearwater.variances import Optimal
 
 __all__ = ["fit_optimal_variance"]
 
-_FOR_DECODER = 128  # images a level, at most: the minimum is flat
+_FOR_DECODER = 64  # images a level, at most: the minimum is flat
 _DECODER_LEVELS = 64
 _LEAST_ERROR = 1e-12  # a variance is above zero also where a model makes no error at all
 
@@ -26,12 +27,13 @@ def fit_optimal_variance(
     denoiser: Denoiser,
     x_0: Tensor,
     *,
-    images: int = 100,
+    images: int = 250,
+    levels: int = 128,
     seed: int = 0,
     batch: int = 256,
     progress: Callable[[float], None] | None = None,
 ) -> Optimal:
-    """Measures a model's error of x_0 at every level of its chain, and so its optimal variance.
+    """Measures a model's error of x_0 at the levels of its chain, and so its optimal variance.
 
     The variance of a step to data is the one of highest probability under the discretized decoder.
 
@@ -39,36 +41,41 @@ def fit_optimal_variance(
         denoiser: the model, clipped or not as it will be used: the variance is optimal for its mean.
         x_0: 8-bit data, shape (N, ...), from which the images are drawn anew for each level.
         images: how many, a level.
+        levels: how many are measured, evenly spread in log k; between them the error, which is smooth, is interpolated.
         seed: of the images and the noise.
         batch: images at a time.
         progress: is told the fraction done.
     """
-    chain = denoiser.chain
-    error = torch.empty(chain.T, dtype=torch.float64)
-    spots = spread_levels(1, chain.T, _DECODER_LEVELS)
-    ratio = torch.empty(len(spots), dtype=torch.float64)  # of the decoder's best variance to the error
-    for k in range(1, chain.T + 1):
+    chain = chain_of(denoiser)
+    measured = spread_levels(1, chain.T, levels)
+    of_decoder = set(measured[:: max(1, len(measured) // _DECODER_LEVELS)])
+    error, ratio_at, ratio = [], [], []
+    for i, k in enumerate(measured):
         rng = generator(seed, "images", k)
         picked = x_0[torch.randint(len(x_0), (images,), generator=rng).to(x_0.device)]
         on_device = generator(seed, "noise", k, device=x_0.device)
         total = 0.0
+        few = picked[:0], picked[:0]
         for first, part in batched(picked, batch):
             eps = torch.randn(part.shape, generator=on_device, device=part.device, dtype=part.dtype)
             t = chain.levels[k]
             with torch.inference_mode():
                 x_t = t.noise(part, eps)
                 predicted = denoiser(x_t, t).x_0
-                total += float((predicted - part).double().square().sum())
+                total += float((predicted - part).cpu().double().square().sum())
             if first == 0:
                 few = part[:_FOR_DECODER], predicted[:_FOR_DECODER]
-        error[k - 1] = max(total / picked.numel(), _LEAST_ERROR)
-        if k in spots:
-            ratio[spots.index(k)] = _best_for_decoder(*few, float(error[k - 1])) / error[k - 1]
+        error.append(max(total / picked.numel(), _LEAST_ERROR))
+        if k in of_decoder:
+            ratio_at.append(math.log(k))
+            ratio.append(math.log(_best_for_decoder(*few, error[-1]) / error[-1]))
         if progress is not None:
-            progress(k / chain.T)
-    log_k = torch.arange(1, chain.T + 1, dtype=torch.float64).log()
-    decoder = error * interpolated(log_k, log_k[torch.tensor(spots) - 1], ratio.log()).exp()
-    return Optimal(chain.levels.time[1:], error, decoder)
+            progress((i + 1) / len(measured))
+    x, y = (torch.tensor(values, dtype=torch.float64) for values in (ratio_at, ratio))
+    log_k = torch.tensor(measured, dtype=torch.float64).log()
+    errors = torch.tensor(error, dtype=torch.float64)
+    decoder = errors * interpolated(log_k, x, y).exp()
+    return Optimal(chain.levels.time[torch.tensor(measured)], errors, decoder)
 
 
 @torch.inference_mode()

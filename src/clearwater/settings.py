@@ -29,7 +29,7 @@ OBJECTIVES: dict[str, dict[str, dict[str, str]]] = {
     "hybrid": {"objective": {"loss": "hybrid", "target": "eps", "weight": "unweighted"}, "chain": _LEARNED_RANGE},
     "euclidean": {"objective": {"loss": "euclidean", "target": "mean", "weight": "unweighted"}},
     "min_snr": {"objective": {"loss": "squared", "target": "x0", "weight": "min_snr"}},
-    "edm": {"objective": {"loss": "squared", "target": "v", "weight": "edm", "times": "logit_normal"}},
+    "edm": {"objective": {"loss": "squared", "target": "v", "weight": "edm", "times": "log_normal"}},
     "p2": {"objective": {"loss": "squared", "target": "eps", "weight": "p2"}},
     "sigmoid": {"objective": {"loss": "squared", "target": "v", "weight": "sigmoid"}},
 }
@@ -72,15 +72,27 @@ def resolve(
             _merge(of_options, _nested(name, value))
     layers.append(("the options", of_options))
     merged: dict[str, Any] = {}
-    for origin, written in layers:
+    last_name = max((i for i, (_, layer) in enumerate(layers) if isinstance(layer.get("objective"), str)), default=-1)
+    for i, (origin, written) in enumerate(layers):
         layer = _expanded(written)
         validated(layer, origin)
+        if i < last_name:
+            layer = _without_objective(written)
         if {"steps", "minutes"} & layer.get("training", {}).keys():
             # The end that a later layer sets replaces the one before, in whichever unit that was.
             for name in ("steps", "minutes"):
                 merged.get("training", {}).pop(name, None)
         _merge(merged, layer)
     return validated(merged, "the configuration")
+
+
+def _without_objective(layer: dict[str, Any]) -> dict[str, Any]:
+    """What is left of a layer when a later one names an objective: of the objective, only how levels are drawn."""
+    left = {section: values for section, values in layer.items() if section != "objective"}
+    objective = layer.get("objective")
+    if isinstance(objective, dict) and "times" in objective:
+        left["objective"] = {"times": objective["times"]}
+    return left
 
 
 def _expanded(layer: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clearwater.chains import Chain
 from clearwater.errors import InputError
 
-__all__ = ["LogitNormal", "LossAware", "LowDiscrepancy", "TimeSampler", "Uniform"]
+__all__ = ["LogNormal", "LogitNormal", "LossAware", "LowDiscrepancy", "TimeSampler", "Uniform"]
 
 
 class TimeSampler(ABC):
@@ -87,6 +88,34 @@ class LogitNormal(TimeSampler):
         return _level(torch.sigmoid(logit), T), torch.ones(n, dtype=torch.float64)
 
 
+@dataclass(frozen=True)
+class LogNormal(TimeSampler):
+    """log(sigma / alpha) normal, and the level next to it (Karras et al. 2022, table 1).
+
+    As with `LogitNormal` the density is meant as a weight, so the weights are 1. What lies beyond the chain's ends
+    is drawn at the ends.
+
+    Attributes:
+        chain: whose levels are drawn.
+        mean: of log(sigma / alpha).
+        std: of it, above zero.
+    """
+
+    chain: Chain
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise InputError(f"The standard deviation of a log-normal is above zero, not {self.std}.")
+
+    def __call__(self, n: int, T: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        wanted = self.mean + self.std * torch.randn(n, generator=generator, dtype=torch.float64)
+        known = -self.chain.levels.log_snr[1:] / 2
+        middles = (known[1:] + known[:-1]) / 2
+        return torch.searchsorted(middles, wanted) + 1, torch.ones(n, dtype=torch.float64)
+
+
 class LossAware(TimeSampler):
     """Importance sampling: a level's probability is about √E[loss²] there (Nichol & Dhariwal 2021, eq. 18).
 
@@ -129,7 +158,7 @@ class LossAware(TimeSampler):
         return index + 1, 1 / (T * probabilities[index])
 
     def observe(self, k: Tensor, loss: Tensor) -> None:
-        for index, value in zip((k - 1).tolist(), loss.detach().double().cpu(), strict=True):
+        for index, value in zip((k - 1).tolist(), loss.detach().cpu().double(), strict=True):
             self._recent[index, int(self._seen[index]) % self._recent.shape[1]] = value
             self._seen[index] += 1
 

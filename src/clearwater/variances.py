@@ -120,7 +120,7 @@ class LearnedRange(Variance):
         if prediction.extra is None:
             raise InputError(
                 "A learned range needs a network with twice the channels of the image, and this one has no extra: "
-                "use a fixed variance, such as FixedSmall."
+                "use another variance, such as fixed_small."
             )
         v = (prediction.extra + 1) / 2
         small, large = FixedSmall()(pair), pair.transition_variance

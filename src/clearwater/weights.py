@@ -72,6 +72,10 @@ class EDMWeight(Weight):
 
     sigma_data: float = 0.5
 
+    def __post_init__(self) -> None:
+        if not self.sigma_data > 0:
+            raise InputError(f"The data's standard deviation is above zero, not {self.sigma_data}.")
+
     def __call__(self, target: Target, t: Level) -> Tensor:
         return _of_x_0(t.snr + self.sigma_data**-2, target, t)
 
@@ -83,22 +87,37 @@ class P2(Weight):
     gamma: float = 1.0
     k: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not (self.gamma >= 0 and self.k > 0):
+            raise InputError(f"The gamma of P2 is not below zero and its k above, not {self.gamma} and {self.k}.")
+
     def __call__(self, target: Target, t: Level) -> Tensor:
         return _of_eps((self.k + t.snr) ** -self.gamma, target, t)
 
 
 @dataclass(frozen=True)
 class SigmoidWeight(Weight):
-    """sigmoid(bias - log SNR) on the error of eps (Kingma & Gao 2023; Hoogeboom et al. 2024).
+    """sigmoid(bias - log SNR) on the error of eps, in an integral over log SNR (Kingma & Gao 2023).
 
-    The papers weight an integral over log SNR; over levels drawn evenly in time the chain's own density of log SNR
-    comes on top of it.
+    Over levels that are drawn evenly in time this takes the density of log SNR on top of it, which is the chain's: T
+    times the fall of log SNR from level k - 1 to k. Where that is infinite, at either end, the step beside it serves.
+
+    Attributes:
+        bias: the log SNR below which levels count in full.
+        chain: the levels that are trained on; None leaves the density out.
     """
 
     bias: float = 2.0
+    chain: Chain | None = None
 
     def __call__(self, target: Target, t: Level) -> Tensor:
-        return _of_eps(torch.sigmoid(self.bias - t.log_snr), target, t)
+        weight = torch.sigmoid(self.bias - t.log_snr)
+        if self.chain is not None:
+            falls = -self.chain.levels.log_snr.diff()
+            falls[0], falls[-1] = falls[1], falls[-1] if falls[-1].isfinite() else falls[-2]
+            density = self.chain.T * falls
+            weight = weight * density[self.chain.index(t) - 1]
+        return _of_eps(weight, target, t)
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def test_images_of_a_folder_are_measured_as_the_run_sees_them(
         (["--budget", "3"], "too small"),
         (["--plot", "kl.gif"], ".png"),
         (["--per-image"], "--json"),
-        (["--variance", "learned_range"], "twice the channels"),
+        (["--variance", "learned_range"], "no channels for a learned range"),
         (["--variance", "network"], "variance network"),
     ],
 )

@@ -128,3 +128,10 @@ def test_an_uppercase_suffix_is_as_good(tmp_path: Path) -> None:
     _show("chain", "linear", "--out", str(tmp_path / "a.PNG"))
     with Image.open(tmp_path / "a.PNG") as read:
         assert read.format == "PNG"
+
+
+def test_the_chain_of_a_run_is_its_own(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run(["show", "chain", str(trained), "--out", str(tmp_path / "a.png")]) == 0
+    ends = chain("cosine", 10).levels.log_snr[[1, -1]].tolist()
+    assert f"log SNR {ends[0]:.3f} at level 1, {ends[1]:.3f} at level 10" in capsys.readouterr().out

@@ -295,3 +295,17 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_from_the_checkpoint_bef
     assert train("run") == 0
     assert train("whole") == 0
     assert _same(_weights(tmp_path / "run"), _weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("sets", [["objective=vlb"], ["objective=vlb", "chain.name=learned"]], ids=["range", "chain"])
+def test_training_that_diverges_says_so_and_what_to_try(
+    tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str], sets: list[str]
+) -> None:
+    wild = ["training.learning_rate=1e9", "training.warmup=0", "training.anneal=constant", "training.steps=200"]
+    (tmp_path / "tiny.toml").write_text(tiny("data.size=28", *sets, *wild).to_toml())
+    options = ["--out", str(tmp_path / "run"), "--config", str(tmp_path / "tiny.toml"), "--device", "cpu"]
+    assert run(["train", "fashion-mini", *options]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert "training cannot go on" in error
+    assert "learning_rate" in error

@@ -15,15 +15,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from clearwater import Clipped, LearnedNetwork, bound, load_denoiser, load_images, sample
-from clearwater.assembly import build_times
+from clearwater import Clipped, bound, load_denoiser, load_images, sample
 from clearwater.cli import run
 from clearwater.config import Config
 from clearwater.denoisers import Denoiser
 from clearwater.objectives import VarianceBound
 from clearwater.pictures import to_uint8
+from clearwater.times import LowDiscrepancy
 from clearwater.training import RunFolder, Trainer
 from clearwater.training import trainer as trainer_module
+from clearwater.training.loading import load_variance_network
 
 Said = pytest.CaptureFixture[str]
 STEPS = ("--steps", "20")
@@ -64,7 +65,7 @@ def _same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
 
 def _by_hand(folder: Path, inner: str, *, clip: bool = True) -> Denoiser:
     """The run's mean, with the variance of the network in the folder within."""
-    rule = LearnedNetwork(load_denoiser(folder / inner, "cpu").output)
+    rule = load_variance_network(folder / inner, torch.device("cpu"))
     model = replace(load_denoiser(folder, "cpu"), variance=rule)
     return Clipped(model) if clip else model
 
@@ -86,7 +87,9 @@ def test_the_command_trains_the_network_that_the_library_trains(
     """VarianceBound of the run's own clipped mean, on its own images, with the run's form of network."""
     mean = Clipped(load_denoiser(with_variance, "cpu"))
     config = tiny("data.size=28", "objective.loss=variance", "chain.variance=fixed_small", "training.steps=20")
-    trainer = Trainer(config, load_images("fashion-mini"), torch.device("cpu"), objective=VarianceBound(mean))
+    trainer = Trainer(
+        config, load_images("fashion-mini"), torch.device("cpu"), objective=VarianceBound(mean, LowDiscrepancy())
+    )
     list(trainer)
     saved = load_file(with_variance / "variance-000000008/checkpoints/000000020/model.safetensors")
     assert _same(saved, trainer.ema.parameters)
@@ -247,7 +250,7 @@ def test_every_kind_of_run_can_have_one_on_its_own_levels(
     assert _variance(folder, "--steps", "2") == 0
     inner = folder / "variance-000000008"
     settings = RunFolder.open(inner).config()
-    objective = VarianceBound(Clipped(load_denoiser(folder, "cpu")), build_times(settings.objective, 10))
+    objective = VarianceBound(Clipped(load_denoiser(folder, "cpu")), LowDiscrepancy())
     trainer = Trainer(settings, load_images("fashion-mini"), torch.device("cpu"), objective=objective)
     list(trainer)
     assert _same(load_file(inner / "checkpoints/000000002/model.safetensors"), trainer.ema.parameters)
@@ -272,7 +275,7 @@ def test_a_learned_range_of_a_run_without_channels_for_it_is_one_sentence(
         assert "Traceback" not in said.err
         (sentence,) = [line for line in said.err.splitlines() if line.startswith("Error: ")]
         assert sentence == said.err.splitlines()[-1]
-        assert "twice the channels" in sentence
+        assert "no channels for a learned range" in sentence
     assert list(tmp_path.iterdir()) == []
 
 

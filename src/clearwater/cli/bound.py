@@ -51,9 +51,12 @@ def bound(
         bool, typer.Option("--ode", help="The likelihood of the probability-flow ODE in place of the bound.")
     ] = False,
     trace: Annotated[
-        Literal["hutchinson", "exact"], typer.Option(help="Of --ode: exact is slow beyond a few hundred dimensions.")
-    ] = "hutchinson",
-    tolerance: Annotated[float, typer.Option(min=1e-12, max=0.1, help="Of --ode, the solver's.")] = 1e-5,
+        Literal["hutchinson", "exact"] | None,
+        typer.Option(help="Of --ode: exact is slow beyond a few hundred dimensions.", show_default="hutchinson"),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(min=1e-8, max=0.1, help="Of --ode, the solver's.", show_default="1e-5")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """The bound on -log p of DATA's images (of fashion-mini, the 1,000 held out) under RUN, in bits per dimension."""
@@ -68,14 +71,19 @@ def bound(
     keep_freed_memory()
     if per_image and not as_json:
         raise InputError("The figures of each image are part of the JSON object: use --per-image with --json.")
-    if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
+    if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir() or plot.is_dir()):
         raise InputError(f"The plot is a .png in a folder that exists, not '{plot}'.")
     if ode and (levels, variance, budget, plot, decoder) != (None, None, None, None, "discretized"):
         raise InputError(
             "The ODE has no levels, no variance and no terms: --ode is used without --levels, --variance, --budget, "
             "--decoder and --plot."
         )
+    if not ode and (trace, tolerance) != (None, None):
+        raise InputError("--trace and --tolerance are of the ODE: use them with --ode.")
     chosen = pick_device(device)
+    if chosen.type == "mps":
+        say("The bound is computed in float64, which Apple's GPUs lack: this runs on the processor.")
+        chosen = pick_device("cpu")
     folder = RunFolder.open(run)
     # The bound is a figure to be compared, so the network runs in the precision of its weights.
     denoiser = load_model(folder, chosen, variance=variance, clip=clip, weights=weights, exact=True)
@@ -84,6 +92,7 @@ def bound(
         say(warning)
     evaluated: dict[str, Any] = {"weights": weights, "clipped": clip, "images": len(x_0)}
     if ode:
+        trace, tolerance = trace or "hutchinson", tolerance or 1e-5
         with live_line("ode") as report:
             flow = flow_likelihood(
                 denoiser,
@@ -118,14 +127,14 @@ def bound(
             result = estimate_bound(
                 denoiser, x_0, budget, chain=chain, decoder=of_pixels, seed=seed, batch=batch, progress=progress
             )
-    if plot is not None:
-        write_picture(plot, plot_bound(result, chain))
     if per_image:
         evaluated["per_image"] = result.per_image.tolist()
     if as_json:
         print(json.dumps({**_terms(result), **evaluated}))
     else:
         _print_table(result, chain, evaluated)
+    if plot is not None:
+        write_picture(plot, plot_bound(result, chain))
 
 
 def _images(folder: RunFolder, data: str, n: int | None) -> Tensor:

@@ -93,10 +93,15 @@ def gradients(run: Run, data: Data, out: Png, seed: Seed = 0, device: Device = "
 
     _refuse_other(out)
     chosen = pick_device(device)
+    if chosen.type == "mps":
+        say("Gradients are added up in float64, which Apple's GPUs lack: this runs on the processor.")
+        chosen = pick_device("cpu")
     folder = RunFolder.open(run)
     denoiser = load_denoiser(folder, chosen, weights="raw")
     denoiser.network.requires_grad_()
     seen = folder.config().data
+    for warning in folder.warnings:
+        say(warning)
     images = load_images(data, size=seen.size, channels=seen.channels).images.float() / 127.5 - 1
     with live_line("gradients") as report:
         found = gradient_variance(

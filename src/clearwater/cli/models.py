@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VarianceOption", "load_model", "variance_folder"]
 
+_MEASURED = "2"  # the way of measuring: another one does not take this one's files for its own
+
 VarianceOption = Literal["fixed_small", "fixed_large", "learned_range", "network", "optimal"]
 
 
@@ -43,8 +45,6 @@ def load_model(
     from clearwater.denoisers import Clipped
     from clearwater.training import load_denoiser
 
-    if folder.config().objective.loss == "variance":
-        raise InputError(f"'{folder.path}' holds a variance network, which is no model alone: give the run it is in.")
     named = None if variance == "optimal" or variance == "network" else variance
     model = load_denoiser(folder, device, variance=named, weights=weights)
     if exact:
@@ -65,18 +65,16 @@ def variance_folder(folder: RunFolder, *, clip: bool) -> Path:
 
 
 def _network(folder: RunFolder, device: torch.device, *, clip: bool, exact: bool) -> LearnedNetwork:
-    from clearwater.training import RunFolder, load_denoiser
-    from clearwater.variances import LearnedNetwork
+    from clearwater.training.loading import load_variance_network
 
     path = variance_folder(folder, clip=clip)
-    if not path.is_dir():
+    if not (path / "checkpoints").is_dir():
         clipping = [] if clip else ["--no-clip"]
         raise InputError(
             f"'{folder.path}' has no variance network for its newest model: train one with "
             f"{command('variance', folder.path, *clipping)}"
         )
-    model = load_denoiser(RunFolder.open(path), device)
-    return LearnedNetwork((replace(model, autocast=None) if exact else model).output)
+    return load_variance_network(path, device, exact=exact)
 
 
 def _optimal(folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights: Literal["ema", "raw"]) -> Optimal:
@@ -85,16 +83,18 @@ def _optimal(folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights
     from clearwater.denoisers import Clipped
     from clearwater.optimal_variance import fit_optimal_variance
 
-    key = {"step": str(folder.model()[1].step), "clipped": str(clip), "weights": weights}
+    step = folder.model()[1].step
+    key = {"step": str(step), "clipped": str(clip), "weights": weights, "measured": _MEASURED}
     stored = folder.load_variance(key)
     if stored is not None:
         return stored
     data = folder.config().data
     images = load_images(data.source, size=data.size, channels=data.channels).images
     device = next(network.network.parameters()).device
+    exactly = replace(network, autocast=None)  # the same figures whichever command asks first
     with live_line("measuring the optimal variance") as report:
         fitted = fit_optimal_variance(
-            Clipped(network) if clip else network,
+            Clipped(exactly) if clip else exactly,
             (images.float() / 127.5 - 1).to(device),
             progress=lambda fraction: report(fraction, "on training images"),
         )

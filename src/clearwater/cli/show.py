@@ -87,17 +87,30 @@ def reverse(run: Run, out: PictureFile, seed: Seed = 0, levels: Levels = None, d
 
 @app.command()
 def chain(
-    name: Annotated[str, typer.Argument(help="linear, half_linear, cosine or sigmoid.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(help="linear, half_linear, cosine, sigmoid, or a RUN, for a learned one.", show_default=False),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The file, .png.", show_default=False)],
-    levels: Annotated[int, typer.Option("--levels", min=1, help="Steps of the chain.")] = 1000,
+    levels: Annotated[
+        int | None, typer.Option("--levels", min=1, help="Steps of the chain.", show_default="1000, or RUN's")
+    ] = None,
 ) -> None:
     """Plot the beta, alpha_bar and log-SNR of a chain (.png)."""
     from clearwater.chains import chain as named_chain
     from clearwater.pictures import plot_chain, write_picture
+    from clearwater.training import load_denoiser
 
     if _moves(out):
         raise InputError(f"A chain does not move: give --out a file that ends in .png, not '{out}'.")
-    write_picture(out, plot_chain(named_chain(name, levels), name))
+    if Path(name).is_dir():
+        steps = load_denoiser(name, "cpu").chain
+        steps = steps if levels is None else steps.strided(levels)
+    else:
+        steps = named_chain(name, levels or 1000)
+    write_picture(out, plot_chain(steps, name))
+    first, last = steps.levels.log_snr[[1, -1]].tolist()
+    print(f"log SNR {first:.3f} at level 1, {last:.3f} at level {steps.T}")
     say(f"Wrote '{out}'.")
 
 

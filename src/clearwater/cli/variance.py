@@ -25,9 +25,10 @@ def variance(
     device: Device = "auto",
 ) -> None:
     """Train a network for the variance of RUN's reverse steps; its mean stays. Then `--variance network` uses it."""
-    from clearwater.assembly import build_times, pick_device
+    from clearwater.assembly import pick_device
     from clearwater.errors import InputError
     from clearwater.objectives import VarianceBound
+    from clearwater.times import LowDiscrepancy
     from clearwater.training import RunFolder, Trainer
 
     keep_freed_memory()
@@ -54,7 +55,8 @@ def variance(
         }
     )
     settings, images, inner = prepare(settings, out)
-    objective = VarianceBound(mean, build_times(settings.objective, settings.chain.levels))
+    # Every level counts, whatever the mean was trained on most.
+    objective = VarianceBound(mean, LowDiscrepancy())
     trainer = Trainer(settings, images, chosen, inner, objective)
     if not run_training(trainer, inner):
         say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")

@@ -13,10 +13,22 @@ from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.training.checkpoint import RunFolder
 from clearwater.training.parameters import CHAIN
-from clearwater.variances import VarianceName
+from clearwater.variances import LearnedNetwork, VarianceName
 from clearwater.variances import variance as named_variance
 
-__all__ = ["load_denoiser"]
+__all__ = ["load_denoiser", "load_variance_network"]
+
+
+def load_variance_network(path: Path, device: torch.device, *, exact: bool = False) -> LearnedNetwork:
+    """The variance that `clearwater variance` trained into this folder.
+
+    Args:
+        path: the folder.
+        device: where to put it.
+        exact: whether it runs in the precision of its weights, whatever the run says.
+    """
+    network = _loaded(RunFolder.open(path), device, "ema")
+    return LearnedNetwork((replace(network, autocast=None) if exact else network).output)
 
 
 def load_denoiser(
@@ -35,12 +47,25 @@ def load_denoiser(
         weights: the averaged ones, or the last ones of training.
 
     Raises:
-        InputError: there is no run, or its weights do not fit its configuration.
+        InputError: there is no run, its weights do not fit its configuration, or it has no learned range to use.
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
-    tensors, _ = folder.model(weights)
     config = folder.config()
-    denoiser = build_denoiser(config, pick_device(str(device)) if isinstance(device, str) else device)
+    if config.objective.loss == "variance":
+        raise InputError(f"'{folder.path}' holds a variance network, which is no model alone: give the run it is in.")
+    if variance == "learned_range" and config.chain.variance != variance:
+        raise InputError(
+            f"The model in '{folder.path}' has no channels for a learned range: choose fixed_small, fixed_large or "
+            "optimal, or train with objective=hybrid."
+        )
+    denoiser = _loaded(folder, pick_device(str(device)) if isinstance(device, str) else device, weights)
+    return replace(denoiser, variance=named_variance(variance)) if variance else denoiser
+
+
+def _loaded(folder: RunFolder, device: torch.device, weights: Literal["ema", "raw"]) -> NetworkDenoiser:
+    config = folder.config()
+    tensors, _ = folder.model(weights)
+    denoiser = build_denoiser(config, device)
     learned_chain = build_learned_chain(config.chain)
     try:
         # The weights are all there is to load: buffers are constants of the code.
@@ -56,4 +81,4 @@ def load_denoiser(
     denoiser.network.eval().requires_grad_(False)
     if learned_chain is not None:
         denoiser = replace(denoiser, chain=build_chain(config.chain, learned_chain))
-    return replace(denoiser, variance=named_variance(variance)) if variance else denoiser
+    return replace(denoiser, weights=weights)

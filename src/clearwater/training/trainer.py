@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -144,12 +145,17 @@ class Trainer:
         self._network.train()
         while fraction < 1 and not self._stop:
             learning_rate = training.learning_rate * learning_rate_factor(training, self.step, fraction)
-            total += self._train_step(learning_rate)
+            try:
+                total += self._train_step(learning_rate)
+            except InputError as error:
+                # Levels and variances that are no longer any: the settings were good when training began.
+                self._refuse_diverged(f"training has diverged ({error})")
             self.step += 1
             self.seconds = before + time.monotonic() - began
             fraction = self._budget.fraction(self.step, self.seconds)
             over = fraction >= 1 or self._stop
             if over or self.seconds - reported_at >= _REPORT_SECONDS:
+                self._update_chain()
                 mean = float(total) / (self.step - reported_step)
                 self._refuse_nonfinite("The loss", mean)
                 speed = (self.step - reported_step) * training.batch / max(self.seconds - reported_at, 1e-9)
@@ -189,11 +195,14 @@ class Trainer:
 
     def _refuse_nonfinite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
-            kept = "the last checkpoint is kept" if self._saved else "nothing was saved yet"
-            raise ClearwaterError(
-                f"{what} is {value} after step {self.step}, so training cannot go on; {kept}. "
-                "Try a lower training.learning_rate, or training.precision=fp32."
-            )
+            self._refuse_diverged(f"{what} is {value}")
+
+    def _refuse_diverged(self, what: str) -> NoReturn:
+        kept = "the last checkpoint is kept" if self._saved else "nothing was saved yet"
+        raise ClearwaterError(
+            f"{what[0].upper()}{what[1:]} after step {self.step}, so training cannot go on; {kept}. "
+            "Try a lower training.learning_rate, or training.precision=fp32."
+        )
 
     def _save(self, run: RunFolder) -> Saved:
         live = {name: value.detach() for name, value in self._parameters.items()}
