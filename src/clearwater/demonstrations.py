@@ -18,7 +18,7 @@ from clearwater.likelihood import chain_of
 from clearwater.objectives import Euclidean, Objective, SquaredError
 from clearwater.randomness import generator
 from clearwater.sampling import StepState, sampling_states
-from clearwater.sampling.loop import Noise
+from clearwater.sampling.steps import Noise
 from clearwater.variances import LevelVariance
 from clearwater.weights import BoundWeight
 

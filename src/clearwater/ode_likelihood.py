@@ -1,12 +1,9 @@
 r"""The exact likelihood of the probability-flow ODE (Song et al. 2021, section 4.3), in nats and bits per dimension.
 
-The reverse process without noise is an ODE whose flow carries the prior into a density of images. With z =
-x / √(alpha² + sigma²), s = sigma / √(alpha² + sigma²) and u = log(sigma / alpha) it is, on every schedule,
-
-    dz/du = s · eps(x, t) - s² · z,
-
-and log p changes along it by its divergence (Chen et al. 2018, theorem 1). It is followed from level 1 of the chain,
-below which the network knows nothing: the density is that of x_1 / alpha_1 where x_1 is what the flow makes there.
+The reverse process without noise is an ODE (probability_flow.py) whose flow carries the prior into a density of
+images; log p changes along it by its divergence (Chen et al. 2018, theorem 1). It is followed from level 1 of the
+chain, below which the network knows nothing: the density is that of x_1 / alpha_1 where x_1 is what the flow makes
+there.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
 from clearwater.likelihood import chain_of, on_grid
+from clearwater.probability_flow import norm_of, probability_flow
 from clearwater.randomness import generator
 
 __all__ = ["FlowLikelihood", "flow_likelihood", "flow_log_prob"]
@@ -153,14 +151,11 @@ def flow_log_prob(
         calls += 1
         if progress is not None:
             progress(float((u - ends[0]) / (ends[1] - ends[0])))
-        t = chain.at_log_snr((-2 * u.cpu()).clamp(log_snr[-1], log_snr[0]))
-        norm = float((t.alpha.square() + t.sigma.square()).sqrt())
-        s = float(t.sigma) / norm
         with torch.enable_grad():
             z = state[0].detach().requires_grad_()
-            eps = denoiser(norm * z, t).eps
-            divergence = _exact_trace(eps, z) if signs is None else _hutchinson(eps, z, signs)
-        return s * eps.detach() - s**2 * state[0], s * divergence - s**2 * D
+            change = probability_flow(denoiser, z, float(u))
+            divergence = _exact_trace(change, z) if signs is None else _hutchinson(change, z, signs)
+        return change.detach(), divergence
 
     start = x * math.sqrt(float(torch.sigmoid(log_snr[0])))
     z, change = odeint(
@@ -174,7 +169,7 @@ def flow_log_prob(
         options={"norm": lambda state: torch.maximum(_rms(state[0]), _rms(state[1] / D))},
     )
     last = chain.levels[-1]  # which the prior is of, also where the flow ends one level before
-    variance = chain.prior_variance / (last.alpha.square() + last.sigma.square())
+    variance = chain.prior_variance / norm_of(last).square()
     prior = Gaussian(torch.zeros_like(x), variance.to(x)).log_prob(z[-1]).flatten(1).sum(1)
     # The Jacobian of z = x · alpha / √(alpha² + sigma²) at the start.
     return prior + change[-1] + 0.5 * D * float(torch.nn.functional.logsigmoid(log_snr[0])), calls

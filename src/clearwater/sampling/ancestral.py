@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from clearwater.chains import Chain
 from clearwater.denoisers import Denoiser
-from clearwater.levels import Pair
+from clearwater.levels import Level, Pair
+from clearwater.sampling.steps import Between, Memory, Noise, Step, Stepper
 from clearwater.targets import Prediction
 
 __all__ = ["Ancestral"]
 
 
-class Ancestral:
-    """x_s ~ p(x_s | x_t); where s is data, the mean of it (z = 0)."""
+@dataclass(frozen=True)
+class _AncestralStep:
+    pair: Pair
+    to_data: bool
 
     def __call__(
-        self, denoiser: Denoiser, x_t: Tensor, pair: Pair, noise: Callable[[], Tensor]
-    ) -> tuple[Tensor, Prediction]:
-        prediction = denoiser(x_t, pair.t)
-        reverse = denoiser.reverse_from(prediction, x_t, pair)
-        return (reverse.sample(noise()) if pair.s.sigma > 0 else reverse.mean), prediction
+        self, denoiser: Denoiser, x_t: Tensor, memory: Memory, noise: Noise
+    ) -> tuple[Tensor, Prediction, Memory]:
+        prediction = denoiser(x_t, self.pair.t)
+        reverse = denoiser.reverse_from(prediction, x_t, self.pair)
+        return (reverse.mean if self.to_data else reverse.sample(noise())), prediction, ()
+
+
+class Ancestral(Stepper):
+    """x_s ~ p(x_s | x_t), with the denoiser's variance; where s is data, the mean of it (z = 0)."""
+
+    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+        chain = Chain(path[torch.arange(len(path) - 1, -1, -1)])
+        return [_AncestralStep(chain.pair(k), k == 1) for k in range(chain.T, 0, -1)]

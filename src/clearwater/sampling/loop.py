@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,25 +12,12 @@ from torch import Tensor
 from clearwater.chains import Chain
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
-from clearwater.levels import Pair
 from clearwater.randomness import ImageNoise
 from clearwater.sampling.ancestral import Ancestral
+from clearwater.sampling.steps import Memory, Noise, Stepper
 from clearwater.targets import Prediction
 
-__all__ = ["Noise", "StepState", "Stepper", "sample", "sampling_states"]
-
-
-class Noise(Protocol):
-    """Gives standard normal noise of the shape of x_t, new at each call."""
-
-    def __call__(self) -> Tensor: ...
-
-
-class Stepper(Protocol):
-    """One step t → s of a sampler."""
-
-    def __call__(self, denoiser: Denoiser, x_t: Tensor, pair: Pair, noise: Noise, /) -> tuple[Tensor, Prediction]:
-        """x_s, and the prediction at x_t that it was made from."""
+__all__ = ["StepState", "sample", "sampling_states"]
 
 
 @dataclass(frozen=True)
@@ -62,14 +48,17 @@ def sampling_states(
     """
     chain = denoiser.chain if chain is None else chain
     stepper = Ancestral() if stepper is None else stepper
+    path = chain.levels[torch.arange(chain.T, -1, -1)]
+    steps = stepper.plan(path, denoiser.chain.at_log_snr)
     with torch.inference_mode():
         x = noise() * float(chain.prior_variance.sqrt())
     yield StepState(chain.T, x, None)
-    for k in range(chain.T, 0, -1):
+    memory: Memory = ()
+    for k, step in zip(range(chain.T - 1, -1, -1), steps, strict=True):
         # Entered anew at each step: a generator must not leave its caller in another mode.
         with torch.inference_mode():
-            x, prediction = stepper(denoiser, x, chain.pair(k), noise)
-        yield StepState(k - 1, x, prediction)
+            x, prediction, memory = step(denoiser, x, memory, noise)
+        yield StepState(k, x, prediction)
 
 
 def sample(

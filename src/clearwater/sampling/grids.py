@@ -1,0 +1,160 @@
+"""Time grids: which levels a sampler visits, as a chain of K steps made from the model's own chain.
+
+Every grid but `leading` starts at level T, and all end at data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from clearwater.chains import Chain
+from clearwater.errors import InputError
+from clearwater.levels import Level, Pair
+from clearwater.variances import Optimal
+
+__all__ = ["GRIDS", "Grid", "all_levels", "fitted", "karras", "leading", "log_snr", "quadratic", "trailing"]
+
+Grid = Callable[[Chain, int], Chain]
+"""(chain, K) to a chain of K steps."""
+
+
+def _of_index(chain: Chain, index: Tensor, K: int) -> Chain:
+    """The levels with these numbers, 0 added; a number that is there twice is moved to the next free one."""
+    if not 1 <= K <= chain.T:
+        raise InputError(f"This chain has {chain.T} steps, so from 1 to {chain.T} can be taken, not {K}.")
+    rising = index.round().long().sort().values
+    for i in range(K):  # upwards from 1
+        rising[i] = max(int(rising[i]), 1 if i == 0 else int(rising[i - 1]) + 1)
+    rising[-1] = min(int(rising[-1]), chain.T)
+    for i in range(K - 2, -1, -1):  # and back, where the top was reached
+        rising[i] = min(int(rising[i]), int(rising[i + 1]) - 1)
+    return Chain(chain.levels[torch.cat([rising.new_zeros(1), rising])])
+
+
+def all_levels(chain: Chain, K: int) -> Chain:
+    """Every level of the chain; K is the chain's own T."""
+    if K != chain.T:
+        raise InputError(f"The grid of all levels has {chain.T} steps here, not {K}: choose another grid.")
+    return chain
+
+
+def trailing(chain: Chain, K: int) -> Chain:
+    """K equal strides from level T down (Lin et al. 2024)."""
+    return chain.strided(K)
+
+
+def leading(chain: Chain, K: int) -> Chain:
+    """1, 1 + T/K, 1 + 2T/K, …: as older samplers do. It never visits level T, so it starts from too much noise."""
+    return _of_index(chain, 1 + torch.arange(K, dtype=torch.float64) * max(chain.T // max(K, 1), 1), K)
+
+
+def quadratic(chain: Chain, K: int) -> Chain:
+    """Level T (i/K)² for i = 1..K: closer together near data (Song et al. 2021, DDIM, appendix D.2)."""
+    return _of_index(chain, chain.T * (torch.arange(1, K + 1, dtype=torch.float64) / K).square(), K)
+
+
+def _of_log_snr(chain: Chain, K: int, spread: Callable[[Tensor, Tensor], Tensor]) -> Chain:
+    """Level T, level 1, the levels between at the log-SNR that `spread` makes of (from, to), and data."""
+    if K < 1:
+        raise InputError(f"A grid has at least 1 step, not {K}.")
+    above = chain.levels[1:]
+    signal = above[above.alpha > 0]
+    wanted = spread(signal.log_snr[0], signal.log_snr[-1])  # rising in noise, K of them or K - 1
+    parts = [chain.levels[:1]] + ([chain.at_log_snr(wanted)] if len(wanted) else [])
+    if len(signal) < len(above):
+        parts.append(chain.levels[-1:])  # no signal: infinitely far away in log-SNR
+    return Chain(Level(*(torch.cat([getattr(part, name) for part in parts]) for name in ("alpha", "sigma", "time"))))
+
+
+def _count(chain: Chain, K: int) -> int:
+    """How many levels with signal a grid of K steps has above data."""
+    return K - int(float(chain.levels.alpha[-1]) == 0)
+
+
+def log_snr(chain: Chain, K: int) -> Chain:
+    """Equal steps in log-SNR from level T to level 1, then data (Lu et al. 2022, DPM-Solver)."""
+    n = _count(chain, K)
+    return _of_log_snr(chain, K, lambda low, high: _even(n, low, high))
+
+
+def karras(chain: Chain, K: int, rho: float = 7.0) -> Chain:
+    """sigma / alpha to the power 1/rho in equal steps from level T to level 1, then data (Karras et al. 2022, eq. 5)."""
+    n = _count(chain, K)
+
+    def spread(low: Tensor, high: Tensor) -> Tensor:
+        ends = [(-value / 2 / rho).exp() for value in (low, high)]
+        return -2 * rho * _even(n, *ends).log()
+
+    return _of_log_snr(chain, K, spread)
+
+
+def _even(n: int, first: Tensor, last: Tensor) -> Tensor:
+    """n numbers from `first` to `last`, evenly spread; `last` alone if n is 1."""
+    if n < 1:
+        return first.new_zeros(0)
+    fraction = torch.linspace(0, 1, n, dtype=torch.float64) if n > 1 else torch.ones(1, dtype=torch.float64)
+    return first + (last - first) * fraction
+
+
+def fitted(optimal: Optimal, candidates: int = 250) -> Grid:
+    """The grid with the lowest bound for its K steps, given the error that a model was measured to have.
+
+    With the optimal variance the expected term of a step t → s is ½ log(1 + c_0² · error_t / posterior variance), so
+    the bound of every grid is known from the errors, and dynamic programming finds the best one (Watson et al. 2021).
+
+    Args:
+        optimal: the measured error of x_0, by level.
+        candidates: how many levels, evenly spread, the grid is chosen from.
+    """
+
+    def grid(chain: Chain, K: int) -> Chain:
+        allowed = chain.strided(min(candidates, chain.T))
+        if not 1 <= K <= allowed.T:
+            raise InputError(f"The fitted grid is chosen from {allowed.T} levels, so it has no {K} steps.")
+        cost = step_costs(optimal, allowed)
+        return Chain(allowed.levels[_cheapest_path(cost, K)])
+
+    return grid
+
+
+def step_costs(optimal: Optimal, chain: Chain) -> Tensor:
+    """The expected term, nats per dimension, of each step from level j down to level i: entry (i, j), else +inf."""
+    n = len(chain.levels)
+    i, j = torch.triu_indices(n, n, offset=1)
+    pair = Pair(chain.levels[i], chain.levels[j])
+    variance = optimal(pair)
+    to_data = i == 0
+    # The decoder: the entropy of a Gaussian on the bins of 8-bit pixels, which is not below zero.
+    decoder = (0.5 * (2 * math.pi * math.e * variance).log() - math.log(2 / 255)).clamp(min=0)
+    kl = 0.5 * (variance / pair.posterior_variance).log()
+    cost = torch.full((n, n), math.inf, dtype=torch.float64)
+    cost[i, j] = torch.where(to_data, decoder, kl)
+    return cost
+
+
+def _cheapest_path(cost: Tensor, K: int) -> Tensor:
+    """The K + 1 levels of the cheapest way from level 0 to the last in exactly K steps."""
+    best, came_from = cost[0], []
+    for _ in range(K - 1):
+        best, previous = (best[:, None] + cost).min(0)
+        came_from.append(previous)
+    level, path = len(cost) - 1, [len(cost) - 1]
+    for previous in reversed(came_from):
+        level = int(previous[level])
+        path.append(level)
+    return torch.tensor([0, *reversed(path)])
+
+
+GRIDS: dict[str, Grid] = {
+    "all": all_levels,
+    "trailing": trailing,
+    "leading": leading,
+    "quadratic": quadratic,
+    "log_snr": log_snr,
+    "karras": karras,
+}
+"""The grids that need nothing measured, by name."""

@@ -1,0 +1,96 @@
+"""Heun's method with churn (Karras et al. 2022, algorithm 2), in sigma / alpha."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clearwater.denoisers import Denoiser
+from clearwater.errors import InputError
+from clearwater.levels import Level
+from clearwater.sampling.steps import Between, Memory, Noise, Step, Stepper
+from clearwater.targets import Prediction
+
+__all__ = ["Euler", "Heun"]
+
+
+@dataclass(frozen=True)
+class _ChurnedStep:
+    """More noise first, up to level `t`; then a step of the ODE in sigma / alpha.
+
+    Attributes:
+        scale: x at level t is `scale` times the x before, and noise.
+        added: standard deviation of that noise.
+        t, s: where the ODE's step begins and ends.
+        corrected: whether the slope at s is averaged with that at t.
+    """
+
+    scale: float
+    added: float
+    t: Level
+    s: Level
+    corrected: bool
+
+    def __call__(
+        self, denoiser: Denoiser, x_t: Tensor, memory: Memory, noise: Noise
+    ) -> tuple[Tensor, Prediction, Memory]:
+        t, s = self.t, self.s
+        if self.added:
+            x_t = self.scale * x_t + self.added * noise()
+        prediction = denoiser(x_t, t)
+        x_s = float(s.alpha) * prediction.x_0 + float(s.sigma) * prediction.eps
+        if self.corrected:
+            difference = float(s.sigma) - float(s.alpha) * float(t.sigma) / float(t.alpha)
+            x_s = x_s + 0.5 * difference * (denoiser(x_s, s).eps - prediction.eps)
+        return x_s, prediction, ()
+
+
+@dataclass(frozen=True)
+class Euler(Stepper):
+    """Euler's method for the ODE dx̃/dς = ε̂, x̃ = x / alpha and ς = sigma / alpha; one evaluation a step.
+
+    Without churn it is deterministic, and DDIM with eta = 0. With churn, noise is added before each step, and the step
+    starts from the level that has it.
+
+    Attributes:
+        churn: how much noise is added, S_churn: ς grows by a factor of at most √2 a step. 0 adds none.
+        between: ς between which noise is added, S_tmin and S_tmax.
+        noise: standard deviation of the noise, S_noise.
+    """
+
+    churn: float = 0.0
+    between: tuple[float, float] = (0.0, math.inf)
+    noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.churn >= 0 and self.noise >= 0):
+            raise InputError(f"Churn and its noise are not below zero: {self.churn} and {self.noise} were given.")
+
+    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+        return [self._step(path, i, between) for i in range(len(path) - 1)]
+
+    def _step(self, path: Level, i: int, between: Between, corrected: bool = False) -> Step:
+        t, s = path[i], path[i + 1]
+        ratio = float(t.sigma) / float(t.alpha) if float(t.alpha) else math.inf
+        gamma = min(self.churn / (len(path) - 1), math.sqrt(2) - 1)
+        # The slope of a level without signal is infinite in ς, and that of data is not needed.
+        corrected = corrected and float(t.alpha) > 0 and float(s.sigma) > 0
+        top = float(path.sigma.max() / path.alpha[path.sigma.argmax()]) if float(path.alpha.min()) else math.inf
+        if not gamma or not self.between[0] <= ratio <= self.between[1] or ratio * (1 + gamma) > top:
+            return _ChurnedStep(1.0, 0.0, t, s, corrected)
+        higher = ratio * (1 + gamma)
+        start = between(torch.tensor(-2 * math.log(higher), dtype=torch.float64))
+        added = float(start.alpha) * math.sqrt(higher**2 - ratio**2) * self.noise
+        return _ChurnedStep(float(start.alpha) / float(t.alpha), added, start, s, corrected)
+
+
+@dataclass(frozen=True)
+class Heun(Euler):
+    """Second order: the slope is averaged with that at the step's end; two evaluations a step, the last one."""
+
+    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+        return [self._step(path, i, between, corrected=True) for i in range(len(path) - 1)]

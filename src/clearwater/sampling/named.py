@@ -1,0 +1,102 @@
+"""Samplers by name, each with a line that says what it is and when to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clearwater.errors import InputError
+from clearwater.sampling.adaptive import AdaptiveODE
+from clearwater.sampling.ancestral import Ancestral
+from clearwater.sampling.ddim import DDIM
+from clearwater.sampling.dpm_solver import DPMSolver, SDEDPMSolver, SinglestepDPMSolver
+from clearwater.sampling.heun import Euler, Heun
+from clearwater.sampling.steps import Stepper
+from clearwater.sampling.unipc import UniPC
+
+__all__ = ["SAMPLERS", "Sampler", "SamplerOptions", "sampler"]
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """What some samplers take.
+
+    Attributes:
+        eta: of ddim, the share of the noise.
+        churn: of euler and heun, the noise that is added on the way.
+        tolerance: of adaptive.
+    """
+
+    eta: float | None = None
+    churn: float | None = None
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler that has a name.
+
+    Attributes:
+        make: the stepper, from the options.
+        takes: the options that it knows.
+        order: of convergence, for those without noise; or None.
+        evaluations: of the network, a step.
+        stochastic: whether it draws noise on the way.
+        use: when to use it.
+    """
+
+    make: Callable[[SamplerOptions], Stepper]
+    takes: tuple[str, ...]
+    order: int | None
+    evaluations: str
+    stochastic: bool
+    use: str
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ancestral": Sampler(
+        lambda _: Ancestral(), (), None, "1", True, "the paper's; hundreds of steps, any reverse variance"
+    ),
+    "ddim": Sampler(
+        lambda options: DDIM(options.eta or 0.0), ("eta",), 1, "1", False, "simple and robust; eta adds noise"
+    ),
+    "euler": Sampler(
+        lambda options: Euler(options.churn or 0.0), ("churn",), 1, "1", False, "ddim, with churn if asked for"
+    ),
+    "heun": Sampler(
+        lambda options: Heun(options.churn or 0.0), ("churn",), 2, "2", False, "accurate from 18 steps on; EDM's"
+    ),
+    "dpm++1": Sampler(lambda _: DPMSolver(1), (), 1, "1", False, "ddim by another road, for comparison"),
+    "dpm++2m": Sampler(lambda _: DPMSolver(2), (), 2, "1", False, "10 to 20 steps"),
+    "dpm++3m": Sampler(lambda _: DPMSolver(3), (), 3, "1", False, "15 steps and more"),
+    "dpm++2s": Sampler(lambda _: SinglestepDPMSolver(), (), 2, "2", False, "needs no history: for strong guidance"),
+    "dpm++2m-sde": Sampler(lambda _: SDEDPMSolver(), (), None, "1", True, "noise that mends errors; 20 to 50 steps"),
+    "unipc": Sampler(lambda _: UniPC(2), (), 3, "1", False, "the fewest steps: 5 to 20"),
+    "unipc-bh1": Sampler(lambda _: UniPC(2, "bh1"), (), 3, "1", False, "unipc's other variant"),
+    "unipc3": Sampler(lambda _: UniPC(3), (), 4, "1", False, "unipc of the next order; 15 steps and more"),
+    "adaptive": Sampler(
+        lambda options: AdaptiveODE(options.tolerance or 1e-4),
+        ("tolerance",),
+        5,
+        "as many as it takes",
+        False,
+        "the exact ODE, to a tolerance",
+    ),
+}
+
+
+def sampler(name: str, options: SamplerOptions | None = None) -> Stepper:
+    """The sampler of this name.
+
+    Raises:
+        InputError: there is none, or it does not take an option that was given.
+    """
+    if name not in SAMPLERS:
+        raise InputError(f"There is no sampler named '{name}': choose one of {', '.join(SAMPLERS)}.")
+    found = SAMPLERS[name]
+    options = SamplerOptions() if options is None else options
+    for option in ("eta", "churn", "tolerance"):
+        if getattr(options, option) is not None and option not in found.takes:
+            takers = ", ".join(other for other, entry in SAMPLERS.items() if option in entry.takes)
+            raise InputError(f"The sampler {name} has no {option}: it is an option of {takers}.")
+    return found.make(options)

@@ -1,0 +1,85 @@
+"""What a sampler is: a `Stepper`, which turns a path of levels into steps that are ready to be taken.
+
+Everything that depends on the levels alone is computed once, in float64, before the first evaluation of the
+network. A step is pure: what it must remember for the next one it returns.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from clearwater.denoisers import Denoiser
+from clearwater.levels import Level
+from clearwater.targets import Prediction
+
+__all__ = ["Between", "LinearStep", "Memory", "Noise", "Step", "Stepper"]
+
+Memory = tuple[Tensor, ...]
+
+Between = Callable[[Tensor], Level]
+"""log-SNR, float64, to the level that the network knows there: `Chain.at_log_snr`."""
+
+
+class Noise(Protocol):
+    """Gives standard normal noise of the shape of x_t, new at each call."""
+
+    def __call__(self) -> Tensor: ...
+
+
+class Step(Protocol):
+    """One step t → s."""
+
+    def __call__(
+        self, denoiser: Denoiser, x_t: Tensor, memory: Memory, noise: Noise, /
+    ) -> tuple[Tensor, Prediction, Memory]:
+        """x_s, the prediction at x_t, and what the next step must be told. The first step is told nothing: ()."""
+
+
+class Stepper(ABC):
+    """A sampler."""
+
+    @abstractmethod
+    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+        """The steps along a path.
+
+        Args:
+            path: the levels in the order in which they are visited, shape (K + 1,).
+            between: gives the levels between those, if the stepper needs any.
+        """
+
+
+@dataclass(frozen=True)
+class LinearStep:
+    """x_s = a · x_t + Σ_j b_j · x̂_0 of j steps ago + c · z: the form of most samplers.
+
+    Attributes:
+        t: the level of x_t.
+        x: a.
+        data: b_j; b_0 multiplies the prediction at x_t.
+        noise: c; no noise is drawn if it is 0.
+        remembered: how many earlier predictions the next step is told.
+    """
+
+    t: Level
+    x: float
+    data: tuple[float, ...]
+    noise: float = 0.0
+    remembered: int = 0
+
+    def __call__(
+        self, denoiser: Denoiser, x_t: Tensor, memory: Memory, noise: Noise
+    ) -> tuple[Tensor, Prediction, Memory]:
+        prediction = denoiser(x_t, self.t)
+        known = (prediction.x_0, *memory)
+        x_s = self.x * x_t if self.x else 0.0
+        for weight, x_0 in zip(self.data, known, strict=False):
+            x_s = x_s + weight * x_0
+        if self.noise:
+            x_s = x_s + self.noise * noise()
+        assert isinstance(x_s, Tensor)
+        return x_s, prediction, known[: self.remembered]
