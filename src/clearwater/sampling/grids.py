@@ -82,7 +82,7 @@ def log_snr(chain: Chain, K: int) -> Chain:
 
 
 def karras(chain: Chain, K: int, rho: float = 7.0) -> Chain:
-    """sigma / alpha to the power 1/rho in equal steps from level T to level 1, then data (Karras et al. 2022, eq. 5)."""
+    """(sigma / alpha)^(1/rho) in equal steps from level T to level 1, then data (Karras et al. 2022, eq. 5)."""
     n = _count(chain, K)
 
     def spread(low: Tensor, high: Tensor) -> Tensor:
