@@ -190,6 +190,8 @@ def build_denoiser(config: Config, device: torch.device) -> NetworkDenoiser:
     """A new denoiser with random weights, on `device`. The data's channels must be known."""
     if config.data.channels is None:
         raise InputError("The number of channels of the data is not known yet: load the data, or set data.channels.")
+    if config.data.labels and not config.data.classes:
+        raise InputError("The classes of the data are not known yet: load the data, or set data.classes.")
     model = config.model
     network = UNet(
         config.data.channels,
@@ -202,6 +204,7 @@ def build_denoiser(config: Config, device: torch.device) -> NetworkDenoiser:
         model.group_size,
         model.patch,
         config.data.channels * (2 if config.chain.variance == "learned_range" else 1),
+        len(config.data.classes) if config.data.labels and config.data.classes else None,
     )
     levels = build_chain(config.chain)
     if config.chain.name == "learned" and config.objective.target == "mean":

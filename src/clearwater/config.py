@@ -60,6 +60,8 @@ class DataConfig(_Section):
     )
     channels: Literal[1, 3] | None = _setting(None, "1 grey, 3 RGB; unset: what the images have")
     flip: bool = _setting(False, "mirror each image left to right half of the time")
+    labels: bool = _setting(False, "whether the network is told the class of each image")
+    classes: tuple[str, ...] | None = _setting(None, "names of the classes; unset: what the data has")
 
 
 class ModelConfig(_Section):
@@ -145,6 +147,9 @@ class TrainingConfig(_Section):
     clip: float = _setting(1.0, "largest norm of the gradient", gt=0)
     ema_decay: float = _setting(0.9999, "largest decay of the average of the weights", ge=0, lt=1)
     ema_gamma: float = _setting(6.94, "until then the decay is (1 - 1/n)^(ema_gamma + 1) after n steps", ge=0)
+    label_dropout: float = _setting(
+        0.1, "share of the images whose class is withheld, so that guidance has something to go away from", ge=0, le=1
+    )
     precision: Literal["auto", "fp32", "bf16"] = _setting(
         "auto", "of the network's matrix work; auto: bf16 where the device is fast at it"
     )

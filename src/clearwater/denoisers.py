@@ -60,6 +60,8 @@ class NetworkDenoiser(Denoiser):
         variance: the reverse variance.
         autocast: the dtype that the network's matrix work is done in; None for that of its weights.
         weights: which of a run's weights these are, ema or raw; "given" for a network that was passed in.
+        labels: the class of each image, int64, shape (B,), which the network is told as a third argument; None tells
+            it nothing.
     """
 
     network: nn.Module
@@ -68,6 +70,7 @@ class NetworkDenoiser(Denoiser):
     variance: Variance
     autocast: torch.dtype | None = None
     weights: str = "given"
+    labels: Tensor | None = None
 
     def describe(self) -> dict[str, object]:
         return {**super().describe(), "weights": self.weights}
@@ -82,7 +85,7 @@ class NetworkDenoiser(Denoiser):
         precise = torch.float64 if x.dtype == torch.float64 else torch.float32
         time = t.time.to(device=x.device, dtype=precise, non_blocking=True).expand(len(x))
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            y: Tensor = self.network(x, time)
+            y: Tensor = self.network(x, time) if self.labels is None else self.network(x, time, self.labels)
         return y.to(x_t.dtype)
 
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:

@@ -35,6 +35,10 @@ def train(
     size: Annotated[
         int | None, typer.Option(min=1, help="Side of the images in pixels.", show_default="the images' own, or 32")
     ] = None,
+    labels: Annotated[
+        bool | None,
+        typer.Option("--labels/--no-labels", help="Tell the network each image's class.", show_default="no labels"),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End after this many steps.", show_default=False)] = None,
     minutes: Annotated[float | None, typer.Option(help="End after this much time.", show_default="3")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default="the recipe's")] = None,
@@ -53,6 +57,7 @@ def train(
         options={
             "data.source": data,
             "data.size": size,
+            "data.labels": labels,
             "training.steps": steps,
             "training.minutes": minutes,
             "training.batch": batch,
@@ -85,7 +90,12 @@ def prepare(settings: Config, out: Path) -> tuple[Config, ImageSet, RunFolder]:
     from clearwater.training import RunFolder
 
     RunFolder.refuse_other(out)  # before a large folder is read for nothing
-    images = load_images(settings.data.source, size=settings.data.size, channels=settings.data.channels)
+    images = load_images(
+        settings.data.source,
+        size=settings.data.size,
+        channels=settings.data.channels,
+        labels=settings.data.labels,
+    )
     say_skipped(images)
     channels, height, width = images.shape
     source = settings.data.source
@@ -93,13 +103,19 @@ def prepare(settings: Config, out: Path) -> tuple[Config, ImageSet, RunFolder]:
         source = str(Path(source).resolve())  # the run can be gone on with from anywhere
         if not source.isascii() and source.encode(errors="replace") != source.encode(errors="surrogateescape"):
             raise InputError(f"The path {source!r} is not valid text, and a run's settings are: rename the folder.")
-    found = settings.data.model_copy(update={"source": source, "size": (height, width), "channels": channels})
+    classes = images.classes if settings.data.labels else None
+    found = settings.data.model_copy(
+        update={"source": source, "size": (height, width), "channels": channels, "classes": classes}
+    )
     settings = settings.model_copy(update={"data": found})
     build_denoiser(settings, torch.device("meta"))  # refuses a model that cannot be, before anything is written
     run = RunFolder.create(out, settings)
     if images.skipped:
         write_atomically(out / "skipped.txt", "\n".join([*images.skipped, ""]).encode(errors="surrogateescape"))
-    say(f"{len(images.images):,} images of {height} × {width}, {'grey' if channels == 1 else 'RGB'}.")
+    say(
+        f"{len(images.images):,} images of {height} × {width}, {'grey' if channels == 1 else 'RGB'}"
+        + (f", of {len(classes)} classes." if classes else ".")
+    )
     return settings, images, run
 
 

@@ -29,23 +29,31 @@ class Batches:
         if batch < 1:
             raise InputError(f"A batch has at least one image, not {batch}.")
         self._images = data.images.to(device)
+        self._labels = data.labels
         self._batch, self._seed, self._flip = batch, seed, flip
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def __call__(self, step: int) -> Tensor:
         """The batch of this step, float32, shape (B, C, H, W)."""
+        x = self._images[self._index(step).to(self._images.device, non_blocking=True)]
+        if self._flip:
+            mirrored = torch.rand(self._batch, generator=generator(self._seed, "flip", step)) < 0.5
+            x = torch.where(mirrored.to(x.device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
+        return x.to(torch.float32).div_(127.5).sub_(1)
+
+    def labels(self, step: int) -> Tensor:
+        """The classes of the batch of this step, int64, shape (B,), on the CPU."""
+        assert self._labels is not None
+        return self._labels[self._index(step)]
+
+    def _index(self, step: int) -> Tensor:
         first, last = step * self._batch, (step + 1) * self._batch
         n = len(self._images)
         parts = []
         for epoch in range(first // n, (last - 1) // n + 1):
             start, stop = max(first - epoch * n, 0), min(last - epoch * n, n)
             parts.append(self._order_of(epoch)[start:stop])
-        index = torch.cat(parts).to(self._images.device, non_blocking=True)
-        x = self._images[index]
-        if self._flip:
-            mirrored = torch.rand(self._batch, generator=generator(self._seed, "flip", step)) < 0.5
-            x = torch.where(mirrored.to(x.device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
-        return x.to(torch.float32).div_(127.5).sub_(1)
+        return torch.cat(parts)
 
     def _order_of(self, epoch: int) -> Tensor:
         if epoch != self._epoch:

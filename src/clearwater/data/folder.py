@@ -23,11 +23,11 @@ _DEFAULT_SIZE = (32, 32)
 
 def read_folder(
     folder: Path, size: tuple[int, int] | None, channels: int | None
-) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+) -> tuple[npt.NDArray[np.uint8], list[Path], tuple[str, ...]]:
     """Every image below `folder`, in the order of their paths.
 
     Returns:
-        The images, shape (N, H, W, C), and a sentence for each file that could not be read.
+        The images, shape (N, H, W, C), their paths, and a sentence for each file that could not be read.
 
     Raises:
         InputError: no image could be read.
@@ -60,7 +60,8 @@ def read_folder(
     images = [result for result in results if not isinstance(result, str)]
     if not images:
         raise InputError(f"None of the {len(paths)} images in '{folder}' could be read; the first: {skipped[0]}.")
-    return np.stack(images).reshape(len(images), *height_width, depth), skipped
+    kept = [path for path, result in zip(paths, results, strict=True) if not isinstance(result, str)]
+    return np.stack(images).reshape(len(images), *height_width, depth), kept, skipped
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -38,7 +38,7 @@ class _Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """``(x_t, time) → y``: shapes (B, image_channels, H, W) and (B,) to (B, out_channels, H, W).
+    """``(x_t, time[, labels]) → y``: shapes (B, image_channels, H, W), (B,) and (B,) to (B, out_channels, H, W).
 
     With its defaults it is the network of the CIFAR-10 model of Ho et al. 2020 (35.7 M parameters).
     Images whose sides the levels do not divide are padded with zeros inside and cropped again.
@@ -55,6 +55,8 @@ class UNet(nn.Module):
         patch: pixels are folded ``patch × patch`` into channels at the input and unfolded at the
             output, so that the network works at 1/patch of the size (1: as in the paper).
         out_channels: channels of y; None for the image's. A learned range takes twice as many.
+        classes: how many classes `labels` may name; None for a network that knows no classes. The label after the
+            last class stands for none.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class UNet(nn.Module):
         group_size: int | None = None,
         patch: int = 1,
         out_channels: int | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         if any(level not in range(len(multipliers)) for level in attention):
@@ -85,6 +88,8 @@ class UNet(nn.Module):
         self.divisor = patch * 2 ** (len(multipliers) - 1)
         pixels = image_channels * patch**2
         self.time = TimeEmbedding(channels, features)
+        self.classes = classes
+        self.label = None if classes is None else nn.Embedding(classes + 1, features)
         self.first = nn.Conv2d(pixels, channels, 3, padding=1)
 
         def stage(inputs: int, outputs: int, attends: bool) -> _Stage:
@@ -130,13 +135,25 @@ class UNet(nn.Module):
                 parameter.data = parameter.data.contiguous(memory_format=layout)
         return self
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def _embedded(self, time: Tensor, labels: Tensor | None) -> Tensor:
+        embedding: Tensor = self.time(time)
+        if self.label is None:
+            if labels is not None:
+                raise InputError("This network knows no classes: train it with labels, or leave the classes out.")
+            return embedding
+        if labels is None:
+            assert self.classes is not None
+            labels = torch.full((len(time),), self.classes, device=time.device)
+        of_class: Tensor = self.label(labels)
+        return embedding + of_class
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.divisor, 0, -height % self.divisor))
         if self.patch > 1:
             x = F.pixel_unshuffle(x, self.patch)
         # Every residual block begins with SiLU of the embedding; it is the same for all.
-        embedding = F.silu(self.time(time))
+        embedding = F.silu(self._embedded(time, labels))
         h = self.first(x)
         skips = [h]
         for module in self.down:

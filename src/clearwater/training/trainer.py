@@ -114,7 +114,7 @@ class Trainer:
             self._parameters.values(), lr=training.learning_rate, betas=training.betas, fused=device.type != "mps"
         )
         self.ema = EMA(self._parameters, training.ema_decay, training.ema_gamma)
-        self._data_digest = data.digest()
+        self._data_digest = data.digest(labels=config.data.labels)
         checkpoint = run.latest() if run else None
         if checkpoint is not None:
             self._load(checkpoint)
@@ -178,6 +178,8 @@ class Trainer:
             denoiser = self.denoiser
             if self._learned_chain is not None:
                 denoiser = replace(denoiser, chain=self._learned_chain.chain())  # anew, with its gradients
+            if self.config.data.labels:
+                denoiser = replace(denoiser, labels=self._labels())
             loss = self._objective(denoiser, self._batches(self.step), of_step).mean()
             torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.training.clip)
@@ -192,6 +194,13 @@ class Trainer:
         """Gives the denoiser the learned chain as it is now, without gradients."""
         if self._learned_chain is not None:
             self.denoiser = replace(self.denoiser, chain=build_chain(self.config.chain, self._learned_chain))
+
+    def _labels(self) -> Tensor:
+        """The classes of the step's images, some of them withheld: replaced by the number after the last class."""
+        training, none = self.config.training, len(self.config.data.classes or ())
+        withheld = torch.rand(training.batch, generator=generator(training.seed, "labels", self.step))
+        labels = self._batches.labels(self.step)
+        return labels.masked_fill(withheld < training.label_dropout, none).to(self._device, non_blocking=True)
 
     def _refuse_nonfinite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
