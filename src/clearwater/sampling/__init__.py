@@ -4,33 +4,43 @@ from clearwater.sampling.adaptive import AdaptiveODE
 from clearwater.sampling.ancestral import Ancestral
 from clearwater.sampling.ddim import DDIM
 from clearwater.sampling.dpm_solver import DPMSolver, SDEDPMSolver, SinglestepDPMSolver
+from clearwater.sampling.encoding import encode, slerp
 from clearwater.sampling.grids import GRIDS, Grid, all_levels, fitted, karras, leading, log_snr, quadratic, trailing
 from clearwater.sampling.heun import Euler, Heun
 from clearwater.sampling.loop import StepState, sample, sampling_states
+from clearwater.sampling.named import SAMPLERS, Sampler, SamplerOptions, sampler
+from clearwater.sampling.repaint import RePaint
 from clearwater.sampling.steps import Stepper
 from clearwater.sampling.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "GRIDS",
+    "SAMPLERS",
     "AdaptiveODE",
     "Ancestral",
     "DPMSolver",
     "Euler",
     "Grid",
     "Heun",
+    "RePaint",
     "SDEDPMSolver",
+    "Sampler",
+    "SamplerOptions",
     "SinglestepDPMSolver",
     "StepState",
     "Stepper",
     "UniPC",
     "all_levels",
+    "encode",
     "fitted",
     "karras",
     "leading",
     "log_snr",
     "quadratic",
     "sample",
+    "sampler",
     "sampling_states",
+    "slerp",
     "trailing",
 ]

@@ -36,7 +36,11 @@ class StepState:
 
 
 def sampling_states(
-    denoiser: Denoiser, noise: Noise, chain: Chain | None = None, stepper: Stepper | None = None
+    denoiser: Denoiser,
+    noise: Noise,
+    chain: Chain | None = None,
+    stepper: Stepper | None = None,
+    start: Tensor | None = None,
 ) -> Iterator[StepState]:
     """Sample, one state a level: from a draw of the prior at k = T to the finished images at k = 0.
 
@@ -45,13 +49,14 @@ def sampling_states(
         noise: gives the noise of the whole batch at each call.
         chain: the levels to go through, the denoiser's own if None; `Chain.strided` for fewer.
         stepper: the sampler; ancestral if None.
+        start: x at the chain's last level, shape (B, ...), in place of a draw of the prior.
     """
     chain = denoiser.chain if chain is None else chain
     stepper = Ancestral() if stepper is None else stepper
     path = chain.levels[torch.arange(chain.T, -1, -1)]
     steps = stepper.plan(path, denoiser.chain.at_log_snr)
     with torch.inference_mode():
-        x = noise() * float(chain.prior_variance.sqrt())
+        x = noise() * float(chain.prior_variance.sqrt()) if start is None else start
     yield StepState(chain.T, x, None)
     memory: Memory = ()
     for k, step in zip(range(chain.T - 1, -1, -1), steps, strict=True):

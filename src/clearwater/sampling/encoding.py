@@ -1,0 +1,61 @@
+"""The way back: from an image to the noise that a deterministic sampler makes it of; and between two noises."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clearwater.chains import Chain
+from clearwater.denoisers import Denoiser
+from clearwater.errors import InputError
+from clearwater.sampling.ddim import DDIM
+from clearwater.sampling.steps import Memory, Stepper
+
+__all__ = ["encode", "slerp"]
+
+_FIRST_ITERATIONS = 4
+
+
+@torch.inference_mode()
+def encode(denoiser: Denoiser, x_0: Tensor, chain: Chain | None = None, stepper: Stepper | None = None) -> Tensor:
+    """x at the last level of the chain, from which the same sampler makes about `x_0` again.
+
+    Args:
+        denoiser: the model.
+        x_0: images, shape (B, C, H, W).
+        chain: the levels, the denoiser's own if None.
+        stepper: a deterministic sampler, DDIM if None; the error of the way there and back is of its order.
+    """
+    chain = denoiser.chain if chain is None else chain
+    stepper = DDIM() if stepper is None else stepper
+    first = chain.levels[1]
+    # The step to data gives x̂_0(x_1): x_1 is what gives x_0 there, by a fixed point.
+    x = float(first.alpha) * x_0
+    for _ in range(_FIRST_ITERATIONS):
+        x = first.noise(x_0, denoiser(x, first).eps)
+    memory: Memory = ()
+    for step in stepper.plan(chain.levels[1:], denoiser.chain.at_log_snr):
+        x, _, memory = step(denoiser, x, memory, _refuse)
+    return x
+
+
+def _refuse() -> Tensor:
+    raise InputError("An image is encoded without randomness: use a deterministic sampler, such as ddim or heun.")
+
+
+def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """Between two noises along the sphere, so that what lies between is as long as they are (Shoemake 1985).
+
+    Args:
+        a: shape (B, ...).
+        b: the same shape.
+        weight: 0 for a, 1 for b.
+    """
+    flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
+    cosine = (flat_a * flat_b).sum(1) / (flat_a.norm(dim=1) * flat_b.norm(dim=1)).clamp(min=1e-300)
+    angle = cosine.clamp(-1, 1).acos().unsqueeze(1)
+    small = angle.sin() < 1e-6  # nearly the same direction: the straight line
+    sine = angle.sin().where(~small, torch.ones_like(angle))
+    of_a = (((1 - weight) * angle).sin() / sine).where(~small, torch.full_like(angle, 1 - weight))
+    of_b = ((weight * angle).sin() / sine).where(~small, torch.full_like(angle, weight))
+    return (of_a * flat_a + of_b * flat_b).to(a.dtype).reshape(a.shape)
