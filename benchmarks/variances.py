@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clearwater import Chain, Denoiser, RunFolder, Variance, load_images, posterior
-from clearwater.cli.models import load_model
+from clearwater import Chain, Clipped, Denoiser, RunFolder, Variance, load_images, posterior
+from clearwater.cli.models import load_network
 from clearwater.decoders import DiscretizedDecoder
 from clearwater.gaussians import Gaussian
 from clearwater.likelihood import on_grid, prior_term, step_term
@@ -57,9 +57,9 @@ def main() -> None:
     options = parser.parse_args()
     folder = RunFolder.open(options.run)
     cpu = torch.device("cpu")
-    models = {name: load_model(folder, cpu, variance=name, clip=True, exact=True) for name in options.variances}
+    models = {name: load_network(folder, cpu, variance=name, clip=True, exact=True) for name in options.variances}
     variances = {name: model.variance for name, model in models.items()}
-    denoiser = next(iter(models.values()))
+    denoiser = Clipped(next(iter(models.values())))
     x_0 = on_grid(load_images("fashion-mini", split="held_out").images[: options.n].double() / 127.5 - 1)
     rows = []
     for K in options.levels:

@@ -16,11 +16,18 @@ def write_through(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside `path`, then renames: what was there before stays until the new content is complete."""
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Writes beside `path`, then renames: what was there before stays until the new content is complete.
+
+    With `durable` the disk has it before it is there, so it outlives a machine that goes down; without, it is only
+    complete for whoever looks, and quicker where there are many.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
-        write_through(part, content)
+        if durable:
+            write_through(part, content)
+        else:
+            part.write_bytes(content)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)

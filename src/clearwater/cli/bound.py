@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clearwater.cli.models import load_model
+from clearwater.cli.models import load_network
 from clearwater.cli.options import Data, Device, Levels, Run, Variance
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say, say_skipped
@@ -63,6 +63,7 @@ def bound(
     from clearwater.assembly import pick_device
     from clearwater.bound_estimate import estimate_bound
     from clearwater.decoders import DensityDecoder, DiscretizedDecoder
+    from clearwater.denoisers import Clipped, Denoiser
     from clearwater.likelihood import bound as exact_bound
     from clearwater.ode_likelihood import flow_likelihood
     from clearwater.pictures import plot_bound, write_picture
@@ -86,7 +87,8 @@ def bound(
         chosen = pick_device("cpu")
     folder = RunFolder.open(run)
     # The bound is a figure to be compared, so the network runs in the precision of its weights.
-    denoiser = load_model(folder, chosen, variance=variance, clip=clip, weights=weights, exact=True)
+    network = load_network(folder, chosen, variance=variance, clip=clip, weights=weights, exact=True)
+    denoiser: Denoiser = Clipped(network) if clip else network
     x_0 = _images(folder, data, n).to(chosen)
     for warning in folder.warnings:
         say(warning)

@@ -64,7 +64,7 @@ def one_shot(
     from clearwater.training import RunFolder
 
     _refuse_other(out)
-    denoiser, shape, chosen = load_for_sampling(run, variance=None, clip=True, device=device)
+    denoiser, shape, chosen = load_for_sampling(run, device=device)
     source = RunFolder.open(run).config().data
     data = load_images(source.source, size=source.size, channels=source.channels).images.float() / 127.5 - 1
     with live_line("sampling") as report:

@@ -12,18 +12,18 @@ from clearwater.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from clearwater.denoisers import Denoiser, NetworkDenoiser
+    from clearwater.denoisers import NetworkDenoiser
     from clearwater.training import RunFolder
     from clearwater.variances import LearnedNetwork, Optimal
 
-__all__ = ["VarianceOption", "load_model", "variance_folder"]
+__all__ = ["VarianceOption", "load_network", "optimal_variance", "variance_folder"]
 
 _MEASURED = "2"  # the way of measuring: another one does not take this one's files for its own
 
 VarianceOption = Literal["fixed_small", "fixed_large", "learned_range", "network", "optimal"]
 
 
-def load_model(
+def load_network(
     folder: RunFolder,
     device: torch.device,
     *,
@@ -31,18 +31,17 @@ def load_model(
     clip: bool,
     weights: Literal["ema", "raw"] = "ema",
     exact: bool = False,
-) -> Denoiser:
-    """The denoiser of a run, clipped or not.
+) -> NetworkDenoiser:
+    """The denoiser of a run.
 
     Args:
         folder: the run.
         device: where to put it.
         variance: its reverse variance, the run's own if None; "optimal" is measured if it was not before.
-        clip: whether each prediction is clipped to the range of the data.
+        clip: whether its predictions will be clipped to the range of the data, for a variance that fits.
         weights: averaged, or the last ones of training.
         exact: whether the network runs in the precision of its weights, whatever the run says.
     """
-    from clearwater.denoisers import Clipped
     from clearwater.training import load_denoiser
 
     named = None if variance == "optimal" or variance == "network" else variance
@@ -50,12 +49,12 @@ def load_model(
     if exact:
         model = replace(model, autocast=None)
     if variance == "optimal":
-        model = replace(model, variance=_optimal(folder, model, clip=clip, weights=weights))
+        model = replace(model, variance=optimal_variance(folder, model, clip=clip, weights=weights))
     elif variance == "network":
         if weights == "raw":
             raise InputError("The variance network was trained beside the averaged weights: leave out --weights raw.")
         model = replace(model, variance=_network(folder, device, clip=clip, exact=exact))
-    return Clipped(model) if clip else model
+    return model
 
 
 def variance_folder(folder: RunFolder, *, clip: bool) -> Path:
@@ -77,7 +76,9 @@ def _network(folder: RunFolder, device: torch.device, *, clip: bool, exact: bool
     return load_variance_network(path, device, exact=exact)
 
 
-def _optimal(folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights: Literal["ema", "raw"]) -> Optimal:
+def optimal_variance(
+    folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights: Literal["ema", "raw"] = "ema"
+) -> Optimal:
     """The run's optimal variance: measured once on its own training images, and kept with it."""
     from clearwater.data import load_images
     from clearwater.denoisers import Clipped

@@ -68,7 +68,7 @@ def reverse(run: Run, out: PictureFile, seed: Seed = 0, levels: Levels = None, d
     from clearwater.sampling import sampling_states
 
     moves = _moves(out)
-    denoiser, shape, chosen = load_for_sampling(run, variance=None, clip=True, device=device)
+    denoiser, shape, chosen = load_for_sampling(run, device=device)
     steps = denoiser.chain if levels is None else denoiser.chain.strided(levels)
     n = 16 if moves else _ROWS
     with live_line("sampling") as report:

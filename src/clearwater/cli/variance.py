@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clearwater.cli.models import load_model, variance_folder
+from clearwater.cli.models import load_network, variance_folder
 from clearwater.cli.options import Device, Run
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import command, say
@@ -26,6 +26,7 @@ def variance(
 ) -> None:
     """Train a network for the variance of RUN's reverse steps; its mean stays. Then `--variance network` uses it."""
     from clearwater.assembly import pick_device
+    from clearwater.denoisers import Clipped
     from clearwater.errors import InputError
     from clearwater.objectives import VarianceBound
     from clearwater.times import LowDiscrepancy
@@ -38,7 +39,8 @@ def variance(
         raise InputError(f"--minutes is above zero, not {minutes}.")
     chosen = pick_device(device)
     folder = RunFolder.open(run)
-    mean = load_model(folder, chosen, variance=None, clip=clip)
+    network = load_network(folder, chosen, variance=None, clip=clip)
+    mean = Clipped(network) if clip else network
     for warning in folder.warnings:
         say(warning)
     out = variance_folder(folder, clip=clip)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from clearwater.errors import InputError
 
-__all__ = ["fit", "read_folder"]
+__all__ = ["fit", "read_folder", "read_image"]
 
 _EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"}
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -62,6 +64,18 @@ def read_folder(
         raise InputError(f"None of the {len(paths)} images in '{folder}' could be read; the first: {skipped[0]}.")
     kept = [path for path, result in zip(paths, results, strict=True) if not isinstance(result, str)]
     return np.stack(images).reshape(len(images), *height_width, depth), kept, skipped
+
+
+def read_image(path: Path, size: tuple[int, int], channels: int) -> Tensor:
+    """One image, as `read_folder` would have it: uint8, shape (C, H, W).
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    found = _read(size, "L" if channels == 1 else "RGB", path)
+    if isinstance(found, str):
+        raise InputError(f"The image cannot be read: {found}.")
+    return torch.from_numpy(found.reshape(*size, channels).copy()).permute(2, 0, 1)
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -58,4 +58,5 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     sine = angle.sin().where(~small, torch.ones_like(angle))
     of_a = (((1 - weight) * angle).sin() / sine).where(~small, torch.full_like(angle, 1 - weight))
     of_b = ((weight * angle).sin() / sine).where(~small, torch.full_like(angle, weight))
-    return (of_a * flat_a + of_b * flat_b).to(a.dtype).reshape(a.shape)
+    between: Tensor = of_a * flat_a + of_b * flat_b
+    return between.to(a.dtype).reshape(a.shape)

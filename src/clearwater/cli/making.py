@@ -1,0 +1,163 @@
+"""How `clearwater sample` makes its images: a model, what steers it, a sampler on a grid, and where it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clearwater.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from clearwater.chains import Chain
+    from clearwater.config import DataConfig
+    from clearwater.denoisers import Denoiser, NetworkDenoiser
+    from clearwater.sampling import Stepper, StepState
+
+__all__ = ["Guidance", "Making", "classes_of", "edited_image", "mask_of", "starting_chain"]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a sample is pushed away from, and how far.
+
+    Attributes:
+        scale: 1 for not at all.
+        interval: times between which it is on.
+        rescale: how much of the unguided contrast is brought back.
+        guide: another, weaker model to be pushed away from; None for the same without its class.
+        guide_knows_classes: whether that is told the class.
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+    guide: NetworkDenoiser | None = None
+    guide_knows_classes: bool = False
+
+
+@dataclass(frozen=True)
+class Making:
+    """All that is the same for every batch.
+
+    Attributes:
+        network: the model, unclipped.
+        clip: whether predictions are clipped to the range of the data.
+        chain: the levels to go through.
+        stepper: the sampler.
+        shape: (C, H, W) of an image.
+        device: where it is made.
+        seed: of the noise; image i has its own.
+        classes: image i is of class classes[i % len]; empty for none.
+        guidance: away from what.
+        start: an image, shape (1, C, H, W), to be changed from the chain's last level on; None to start from noise.
+    """
+
+    network: NetworkDenoiser
+    clip: bool
+    chain: Chain
+    stepper: Stepper
+    shape: tuple[int, int, int]
+    device: torch.device
+    seed: int
+    classes: tuple[int, ...] = ()
+    guidance: Guidance = Guidance()
+    start: Tensor | None = None
+
+    def states(self, indices: Sequence[int]) -> Iterator[StepState]:
+        """The states of the images with these numbers, from noise to data."""
+        from clearwater.randomness import ImageNoise
+        from clearwater.sampling import sampling_states
+
+        noise = ImageNoise(self.seed, indices, self.shape, self.device)
+        start = None if self.start is None else self.chain.levels[-1].noise(self.start, noise())
+        yield from sampling_states(self._denoiser(indices), noise, self.chain, self.stepper, start)
+
+    def batches(self, numbers: Sequence[int], batch: int, report: Callable[[float], None]) -> Iterator[list[Tensor]]:
+        """Finished images, uint8, a batch at a time, in the order of `numbers`; `report` is told the fraction done."""
+        from clearwater.pictures import to_uint8
+
+        for first in range(0, len(numbers), batch):
+            indices = numbers[first : first + batch]
+            state: StepState | None = None
+            for state in self.states(indices):
+                report((first + len(indices) * (1 - state.k / self.chain.T)) / len(numbers))
+            assert state is not None
+            yield list(to_uint8(state.x))
+
+    def _denoiser(self, indices: Sequence[int]) -> Denoiser:
+        import torch
+
+        from clearwater.denoisers import Clipped
+        from clearwater.guidance import Guided
+
+        plain: NetworkDenoiser = self.network
+        labels: Tensor | None = None
+        if self.classes:
+            labels = torch.tensor([self.classes[i % len(self.classes)] for i in indices], device=self.device)
+        model: Denoiser = replace(plain, labels=labels)
+        if self.guidance.scale != 1:
+            guide: Denoiser = plain
+            if self.guidance.guide is not None:
+                told = labels if self.guidance.guide_knows_classes else None
+                guide = replace(self.guidance.guide, labels=told)
+            model = Guided(
+                model, guide, self.guidance.scale, interval=self.guidance.interval, rescale=self.guidance.rescale
+            )
+        return Clipped(model) if self.clip else model
+
+
+def classes_of(text: str | None, data: DataConfig) -> tuple[int, ...]:
+    """The numbers of classes that are given by name or by number, such as "0,3" or "bag,coat"; "all" for each."""
+    if text is None:
+        return ()
+    known = data.classes or ()
+    if not data.labels or not known:
+        raise InputError("This run knows no classes: train it with --labels, or leave --classes out.")
+    if text == "all":
+        return tuple(range(len(known)))
+    numbers = []
+    for word in (part.strip() for part in text.split(",")):
+        if word in known:
+            numbers.append(known.index(word))
+        elif word.isascii() and word.isdecimal() and int(word) < len(known):
+            numbers.append(int(word))
+        else:
+            raise InputError(
+                f"There is no class '{word}': give names or numbers with commas between, of 0 to {len(known) - 1}: "
+                f"{', '.join(known)}; or all."
+            )
+    return tuple(numbers)
+
+
+def edited_image(path: Path, data: DataConfig) -> Tensor:
+    """The image to start from, as the run sees images: shape (1, C, H, W), values in [-1, 1]."""
+    from clearwater.data.folder import read_image
+
+    assert data.size is not None
+    assert data.channels is not None
+    image = read_image(path, data.size, data.channels)
+    return image.unsqueeze(0).float() / 127.5 - 1
+
+
+def mask_of(path: Path, data: DataConfig) -> Tensor:
+    """1 where the mask is black, which is kept, and 0 where it is white, which is filled in; shape (1, 1, H, W)."""
+    from clearwater.data.folder import read_image
+
+    assert data.size is not None
+    mask = read_image(path, data.size, 1)
+    return (mask < 128).float().unsqueeze(0)
+
+
+def starting_chain(chain: Chain, level: float) -> Chain:
+    """The lower part of a chain: from the level whose time is nearest to `level`, and at least one step."""
+    from clearwater.chains import Chain
+
+    if not 0 < level <= 1:
+        raise InputError(f"--level is a time above 0 (the image as it is) up to 1 (all noise), not {level}.")
+    last = max(1, int((chain.levels.time - level).abs().argmin()))
+    return Chain(chain.levels[: last + 1])
