@@ -123,6 +123,11 @@ def test_the_small_variance_reproduces_a_single_point_at_every_level(K):
     assert (mean, variance) == (m, 0)
 
 
+def steps_of(chain):
+    """The steps of ancestral sampling, the one from level k at index T - k."""
+    return Ancestral().plan(chain.levels[torch.arange(chain.T, -1, -1)], chain.at_log_snr)
+
+
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
 def test_the_step_to_data_is_the_mean_and_draws_nothing(rule):
     chain = linear(1000)
@@ -132,8 +137,10 @@ def test_the_step_to_data_is_the_mean_and_draws_nothing(rule):
     def refuse():
         raise AssertionError("noise was drawn")
 
-    x_s, prediction = Ancestral()(denoiser, x_t, chain.pair(1), refuse)
+    x_s, prediction, memory = steps_of(chain)[-1](denoiser, x_t, (), refuse)
+    assert torch.equal(prediction.x_0, denoiser(x_t, chain.levels[1]).x_0)
     assert torch.equal(x_s, prediction.x_0)
+    assert memory == ()
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
@@ -142,7 +149,8 @@ def test_a_step_above_data_adds_the_reverse_deviation_times_the_noise(rule):
     denoiser = ExactGaussian(chain, rule, 0.3, 0.5)
     x_t, z = torch.linspace(-1, 1, 10, dtype=torch.float64).reshape(2, 5, 1)
     pair = chain.pair(500)
-    x_s, prediction = Ancestral()(denoiser, x_t, pair, lambda: z)
+    x_s, prediction, _ = steps_of(chain)[500](denoiser, x_t, (), lambda: z)
+    assert torch.equal(prediction.x_0, denoiser(x_t, chain.levels[500]).x_0)
     variance = pair.transition_variance if isinstance(rule, FixedLarge) else pair.posterior_variance
     mean = float(pair.c_0) * prediction.x_0 + float(pair.c_t) * x_t
     torch.testing.assert_close(x_s, mean + math.sqrt(float(variance)) * z, rtol=1e-14, atol=1e-14)

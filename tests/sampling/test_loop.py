@@ -1,5 +1,6 @@
 """The sampling loop: what it yields, what it draws, and that an image does not depend on its batch."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from clearwater.denoisers import Clipped, NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.networks import UNet
 from clearwater.randomness import ImageNoise
-from clearwater.sampling import Ancestral, sample, sampling_states
+from clearwater.sampling import DDIM, SAMPLERS, Ancestral, SamplerOptions, Stepper, sample, sampling_states
 from clearwater.schedules import VE
 from clearwater.targets import Eps, V
 from clearwater.variances import FixedLarge, FixedSmall
@@ -75,18 +76,56 @@ def test_each_state_has_the_prediction_that_it_was_made_from():
     assert torch.equal(states[-1].x, states[-1].prediction.x_0)
 
 
-def test_the_stepper_is_taken_through_the_pairs_of_the_chain_that_is_asked_for():
+class Noting(Stepper):
+    """Halves x at each step, and notes what it was planned for and what its steps were told."""
+
+    def __init__(self):
+        self.paths, self.told = [], []
+
+    def plan(self, path, between):
+        self.paths.append(path)
+        self.between = between
+
+        def step(denoiser, x_t, memory, noise, level):
+            self.told.append(memory)
+            return x_t / 2, denoiser(x_t, level), (*memory, x_t)
+
+        return [partial(step, level=path[i]) for i in range(len(path) - 1)]
+
+
+def test_the_stepper_is_planned_once_for_the_levels_of_the_chain_that_is_asked_for():
     trained, asked = linear(1000), linear(1000).strided(4)
-    seen = []
-
-    def stepper(denoiser, x_t, pair, noise):
-        seen.append((float(pair.t.time), float(pair.s.time)))
-        return x_t / 2, denoiser(x_t, pair.t)
-
-    noise = Counting()
+    noise, stepper = Counting(), Noting()
     *_, state = sampling_states(denoiser(trained), noise, asked, stepper)
-    assert seen == [(1.0, 0.75), (0.75, 0.5), (0.5, 0.25), (0.25, 0.0)]
+    (path,) = stepper.paths
+    assert path.time.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert torch.equal(path.sigma, trained.levels.sigma[[1000, 750, 500, 250, 0]])
     torch.testing.assert_close(state.x, noise.drawn[0] / 16, rtol=1e-15, atol=0)
+    # Levels between are those of the network's chain, not of the few that are visited.
+    middle = trained.levels[613]
+    assert float(stepper.between(middle.log_snr).time) == pytest.approx(0.613, abs=1e-12)
+
+
+def test_each_step_is_told_what_the_step_before_remembered_and_the_first_nothing():
+    chain, stepper = linear(50).strided(5), Noting()
+    states = list(sampling_states(denoiser(chain), Counting(), chain, stepper))
+    assert len(stepper.told) == 5
+    for k, memory in enumerate(stepper.told):
+        assert len(memory) == k
+        assert all(torch.equal(x, state.x) for x, state in zip(memory, states, strict=False))
+
+
+def test_sampling_begins_where_it_is_told_to_and_draws_nothing_for_it():
+    chain, noise = linear(50).strided(5), Counting()
+    start = torch.linspace(-1, 1, 18, dtype=torch.float64).reshape(2, 1, 3, 3)
+    states = list(sampling_states(denoiser(chain), noise, chain, DDIM(), start))
+    assert torch.equal(states[0].x, start)
+    assert states[0].k == 5
+    assert noise.drawn == []
+    # From a level in the middle of a chain the way on is that of the whole chain.
+    rest = Chain(chain.levels[:4])
+    *_, state = sampling_states(denoiser(chain), noise, rest, DDIM(), states[2].x)
+    torch.testing.assert_close(state.x, states[-1].x, rtol=1e-14, atol=1e-14)
 
 
 def test_the_default_is_ancestral_sampling_on_the_denoiser_s_own_chain():
@@ -184,16 +223,23 @@ def test_a_sample_is_the_last_state_of_sampling_and_another_seed_is_another_samp
 
 
 def test_sample_goes_through_the_denoiser_s_own_chain_with_the_stepper_it_is_given():
-    chain, levels = linear(40).strided(4), []
-
-    def stepper(denoiser, x_t, pair, noise):
-        levels.append(float(pair.t.time))
-        return x_t + 1, denoiser(x_t, pair.t)
-
+    chain, stepper = linear(40).strided(4), Noting()
     drawn = sample(denoiser(chain), 3, (1, 2, 2), seed=1, stepper=stepper)
-    assert levels == [1.0, 0.75, 0.5, 0.25]
+    assert [path.time.tolist() for path in stepper.paths] == [[1.0, 0.75, 0.5, 0.25, 0.0]]
     start = ImageNoise(1, range(3), (1, 2, 2), "cpu")()
-    torch.testing.assert_close(drawn, start + 4, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(drawn, start / 16, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_image_of_any_sampler_does_not_depend_on_its_batch(unet, name):
+    """But for the adaptive one, whose images share the solver's steps: it is within its tolerance."""
+    of_network = NetworkDenoiser(unet, linear(1000), V(), FixedSmall())
+    stepper, chain = SAMPLERS[name].make(SamplerOptions()), linear(1000).strided(6)
+    together = sample(of_network, 3, SHAPE, seed=5, chain=chain, stepper=stepper)
+    apart = sample(of_network, 3, SHAPE, seed=5, batch=2, chain=chain, stepper=stepper)
+    size = float(together.abs().max())
+    torch.testing.assert_close(apart, together, rtol=0, atol=(1e-2 if name == "adaptive" else 1e-5) * size)
+    assert float((together[0] - together[1]).abs().max()) > 0.1 * size
 
 
 @pytest.mark.parametrize(("n", "batch"), [(0, 4), (4, 0)])
