@@ -87,7 +87,9 @@ class ClassifierGuided(Denoiser):
             time = t.time.to(device=x.device, dtype=torch.float32).expand(len(x))
             (gradient,) = torch.autograd.grad(self.log_prob(x, time).sum(), x)
         # E[x_0 | x_t, y] = E[x_0 | x_t] + sigma²/alpha · ∇ log p(y | x_t), by Tweedie's formula.
-        x_0 = prediction.x_0 + _per_image(self.scale * t.sigma.square() / t.alpha, x_t) * gradient
+        # A level without signal says nothing of the class either.
+        size = (t.sigma.square() / t.alpha).where(t.alpha > 0, torch.zeros_like(t.alpha))
+        x_0 = prediction.x_0 + _per_image(self.scale * size, x_t) * gradient
         return prediction_from_x_0(x_0, x_t, t, prediction.extra)
 
 

@@ -158,9 +158,11 @@ def _conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, iteration
     size = dot(r, r)
     for _ in range(iterations):
         image = apply(p)
-        step = size / dot(p, image).clamp(min=1e-30)
+        curvature = dot(p, image)
+        # A network's Jacobian need not be a covariance: where it is none in this direction, the image is left here.
+        step = torch.where(curvature > 0, size / curvature.clamp(min=1e-30), torch.zeros_like(size))
         v, r = v + step * p, r - step * image
         following = dot(r, r)
-        p = r + following / size.clamp(min=1e-30) * p
+        p = torch.where(curvature > 0, r + following / size.clamp(min=1e-30) * p, torch.zeros_like(p))
         size = following
     return v

@@ -24,7 +24,8 @@ def norm_of(t: Level) -> Tensor:
 
 def probability_flow(denoiser: Denoiser, z: Tensor, u: float) -> Tensor:
     """dz/du at `z`, shape (B, ...), and u = log(sigma / alpha), within what the levels of the denoiser's chain have."""
-    log_snr = denoiser.chain.levels.log_snr[1:]
+    levels = denoiser.chain.levels[1:]
+    log_snr = levels[levels.alpha > 0].log_snr
     wanted = torch.tensor(-2 * u, dtype=torch.float64)
     # The ends are exact where the solver's own arithmetic is not.
     t = denoiser.chain.at_log_snr(wanted.clamp(log_snr.min(), log_snr.max()))

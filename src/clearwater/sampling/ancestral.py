@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from clearwater.chains import Chain
 from clearwater.denoisers import Denoiser
 from clearwater.levels import Level, Pair
 from clearwater.sampling.steps import Between, Memory, Noise, Step, Stepper
@@ -33,6 +31,13 @@ class _AncestralStep:
 class Ancestral(Stepper):
     """x_s ~ p(x_s | x_t), with the denoiser's variance; where s is data, the mean of it (z = 0)."""
 
+    @property
+    def stochastic(self) -> bool:
+        return True
+
     def plan(self, path: Level, between: Between) -> Sequence[Step]:
-        chain = Chain(path[torch.arange(len(path) - 1, -1, -1)])
-        return [_AncestralStep(chain.pair(k), k == 1) for k in range(chain.T, 0, -1)]
+        to_data = float(path.sigma[-1]) == 0
+        # The paper's variance where s is data, as a chain has it: that of the step before.
+        decoder = Pair(path[-2], path[-3]).posterior_variance if to_data and len(path) > 2 else None
+        pairs = [Pair(path[i + 1], path[i], decoder_variance=decoder) for i in range(len(path) - 1)]
+        return [_AncestralStep(pair, float(pair.s.sigma) == 0) for pair in pairs]

@@ -31,6 +31,10 @@ class DDIM(Stepper):
         if not 0 <= self.eta <= 1:
             raise InputError(f"DDIM's eta goes from 0, no noise, to 1, as much as ancestral sampling; not {self.eta}.")
 
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
     def plan(self, path: Level, between: Between) -> Sequence[Step]:
         return [self._step(path[i], path[i + 1]) for i in range(len(path) - 1)]
 

@@ -65,6 +65,10 @@ class DPMSolver(Stepper):
         if self.order not in (1, 2, 3):
             raise InputError(f"DPM-Solver++ has order 1, 2 or 3, not {self.order}.")
 
+    @property
+    def multistep(self) -> bool:
+        return self.order > 1
+
     def plan(self, path: Level, between: Between) -> Sequence[Step]:
         lambdas = half_log_snr(path)
         return [self._step(path, lambdas, i) for i in range(len(path) - 1)]
@@ -73,6 +77,9 @@ class DPMSolver(Stepper):
         t, s = path[i], path[i + 1]
         order = usable(self.order, i, lambdas)
         h = lambdas[i + 1] - lambdas[i]
+        if not math.isfinite(h):
+            a, b = first_order(t, s)
+            return LinearStep(t, a, (b,), remembered=self.order - 1)
         decay = math.expm1(-h)
         first = -float(s.alpha) * decay  # of x̂_0 itself
         weights = [first]
@@ -96,6 +103,14 @@ class DPMSolver(Stepper):
 @dataclass(frozen=True)
 class SDEDPMSolver(Stepper):
     """SDE-DPM-Solver++ 2M: the second-order solver of the reverse SDE; one evaluation a step, stochastic."""
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    @property
+    def multistep(self) -> bool:
+        return True
 
     def plan(self, path: Level, between: Between) -> Sequence[Step]:
         lambdas = half_log_snr(path)
@@ -152,15 +167,15 @@ class SinglestepDPMSolver(Stepper):
         return [self._step(path[i], path[i + 1], lambdas[i], lambdas[i + 1], between) for i in range(len(path) - 1)]
 
     def _step(self, t: Level, s: Level, lambda_t: float, lambda_s: float, between: Between) -> Step:
-        x, data = _first_order(t, s)
+        x, data = first_order(t, s)
         if not (math.isfinite(lambda_t) and math.isfinite(lambda_s)):
             return LinearStep(t, x, (data,))
         middle = between(torch.tensor(2 * (lambda_t + self.r * (lambda_s - lambda_t)), dtype=torch.float64))
-        to_x, to_data = _first_order(t, middle)
+        to_x, to_data = first_order(t, middle)
         return _TwoStages(LinearStep(t, to_x, (to_data,)), middle, x, data, 1 / (2 * self.r))
 
 
-def _first_order(t: Level, s: Level) -> tuple[float, float]:
+def first_order(t: Level, s: Level) -> tuple[float, float]:
     """(a, b) of x_s = a x_t + b x̂_0."""
     a = float(s.sigma) / float(t.sigma)
     return a, float(s.alpha) - a * float(t.alpha)

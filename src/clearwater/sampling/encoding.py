@@ -28,6 +28,11 @@ def encode(denoiser: Denoiser, x_0: Tensor, chain: Chain | None = None, stepper:
     """
     chain = denoiser.chain if chain is None else chain
     stepper = DDIM() if stepper is None else stepper
+    if stepper.stochastic:
+        raise InputError(
+            f"An image is encoded without randomness, and {type(stepper).__name__} draws noise as it is set here: use "
+            "a deterministic sampler, such as ddim or heun."
+        )
     first = chain.levels[1]
     # The step to data gives x̂_0(x_1): x_1 is what gives x_0 there, by a fixed point.
     x = float(first.alpha) * x_0
@@ -35,12 +40,12 @@ def encode(denoiser: Denoiser, x_0: Tensor, chain: Chain | None = None, stepper:
         x = first.noise(x_0, denoiser(x, first).eps)
     memory: Memory = ()
     for step in stepper.plan(chain.levels[1:], denoiser.chain.at_log_snr):
-        x, _, memory = step(denoiser, x, memory, _refuse)
+        x, _, memory = step(denoiser, x, memory, _none)
     return x
 
 
-def _refuse() -> Tensor:
-    raise InputError("An image is encoded without randomness: use a deterministic sampler, such as ddim or heun.")
+def _none() -> Tensor:
+    raise AssertionError("a deterministic sampler draws no noise")
 
 
 def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:

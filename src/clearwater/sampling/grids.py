@@ -24,8 +24,6 @@ Grid = Callable[[Chain, int], Chain]
 
 def _of_index(chain: Chain, index: Tensor, K: int) -> Chain:
     """The levels with these numbers, 0 added; a number that is there twice is moved to the next free one."""
-    if not 1 <= K <= chain.T:
-        raise InputError(f"This chain has {chain.T} steps, so from 1 to {chain.T} can be taken, not {K}.")
     rising = index.round().long().sort().values
     for i in range(K):  # upwards from 1
         rising[i] = max(int(rising[i]), 1 if i == 0 else int(rising[i - 1]) + 1)
@@ -33,6 +31,11 @@ def _of_index(chain: Chain, index: Tensor, K: int) -> Chain:
     for i in range(K - 2, -1, -1):  # and back, where the top was reached
         rising[i] = min(int(rising[i]), int(rising[i + 1]) - 1)
     return Chain(chain.levels[torch.cat([rising.new_zeros(1), rising])])
+
+
+def _refuse_count(chain: Chain, K: int) -> None:
+    if not 1 <= K <= chain.T:
+        raise InputError(f"This chain has {chain.T} steps, so from 1 to {chain.T} can be taken, not {K}.")
 
 
 def all_levels(chain: Chain, K: int) -> Chain:
@@ -49,11 +52,13 @@ def trailing(chain: Chain, K: int) -> Chain:
 
 def leading(chain: Chain, K: int) -> Chain:
     """1, 1 + T/K, 1 + 2T/K, …: as older samplers do. It never visits level T, so it starts from too much noise."""
+    _refuse_count(chain, K)
     return _of_index(chain, 1 + torch.arange(K, dtype=torch.float64) * max(chain.T // max(K, 1), 1), K)
 
 
 def quadratic(chain: Chain, K: int) -> Chain:
     """Level T (i/K)² for i = 1..K: closer together near data (Song et al. 2021, DDIM, appendix D.2)."""
+    _refuse_count(chain, K)
     return _of_index(chain, chain.T * (torch.arange(1, K + 1, dtype=torch.float64) / K).square(), K)
 
 

@@ -70,6 +70,10 @@ class Euler(Stepper):
         if not (self.churn >= 0 and self.noise >= 0):
             raise InputError(f"Churn and its noise are not below zero: {self.churn} and {self.noise} were given.")
 
+    @property
+    def stochastic(self) -> bool:
+        return self.churn > 0
+
     def plan(self, path: Level, between: Between) -> Sequence[Step]:
         return [self._step(path, i, between) for i in range(len(path) - 1)]
 
@@ -79,8 +83,10 @@ class Euler(Stepper):
         gamma = min(self.churn / (len(path) - 1), math.sqrt(2) - 1)
         # The slope of a level without signal is infinite in ς, and that of data is not needed.
         corrected = corrected and float(t.alpha) > 0 and float(s.sigma) > 0
-        top = float(path.sigma.max() / path.alpha[path.sigma.argmax()]) if float(path.alpha.min()) else math.inf
-        if not gamma or not self.between[0] <= ratio <= self.between[1] or ratio * (1 + gamma) > top:
+        # Noise is added up to the highest level with signal that is on the path.
+        top = float((path.sigma / path.alpha)[path.alpha > 0].max())
+        outside = not self.between[0] <= ratio <= self.between[1]
+        if not gamma or outside or ratio * (1 + gamma) > top:
             return _ChurnedStep(1.0, 0.0, t, s, corrected)
         higher = ratio * (1 + gamma)
         start = between(torch.tensor(-2 * math.log(higher), dtype=torch.float64))

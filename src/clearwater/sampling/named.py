@@ -75,7 +75,7 @@ SAMPLERS: dict[str, Sampler] = {
     "unipc-bh1": Sampler(lambda _: UniPC(2, "bh1"), (), 3, "1", False, "unipc's other variant"),
     "unipc3": Sampler(lambda _: UniPC(3), (), 4, "1", False, "unipc of the next order; 15 steps and more"),
     "adaptive": Sampler(
-        lambda options: AdaptiveODE(options.tolerance or 1e-4),
+        lambda options: AdaptiveODE(1e-4 if options.tolerance is None else options.tolerance),
         ("tolerance",),
         5,
         "as many as it takes",

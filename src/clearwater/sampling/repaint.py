@@ -49,7 +49,7 @@ class RePaint(Stepper):
     """Another stepper, with the known pixels put back after each step, and each step done over.
 
     Attributes:
-        stepper: one that needs no memory of earlier steps, such as Ancestral, DDIM or Heun.
+        stepper: best one that needs no memory of earlier steps, such as Ancestral, DDIM or Heun.
         known: the image, values in [-1, 1], broadcastable to x_t.
         mask: 1 where the image is known and 0 where it is to be filled in, broadcastable to x_t.
         times: how often each step is done; each costs a step's evaluations.
@@ -64,10 +64,16 @@ class RePaint(Stepper):
         if self.times < 1:
             raise InputError(f"RePaint does each step at least once, not {self.times} times.")
 
+    @property
+    def stochastic(self) -> bool:
+        return True
+
     def plan(self, path: Level, between: Between) -> Sequence[Step]:
-        steps: list[Step] = []
-        for i in range(len(path) - 1):
-            # Planned alone, a multistep sampler is one of first order.
-            (alone,) = self.stepper.plan(path[i : i + 2], between)
-            steps.append(_RepaintedStep(alone, path[i], path[i + 1], self.known, self.mask, self.times))
-        return steps
+        if self.stepper.multistep:  # planned alone, each step of such a one is of first order
+            steps = [self.stepper.plan(path[i : i + 2], between)[0] for i in range(len(path) - 1)]
+        else:
+            steps = list(self.stepper.plan(path, between))
+        return [
+            _RepaintedStep(step, path[i], path[i + 1], self.known, self.mask, self.times)
+            for i, step in enumerate(steps)
+        ]

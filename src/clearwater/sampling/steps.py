@@ -43,6 +43,16 @@ class Step(Protocol):
 class Stepper(ABC):
     """A sampler."""
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws noise on the way, so that it goes from noise to data alone."""
+        return False
+
+    @property
+    def multistep(self) -> bool:
+        """Whether a step is made with what earlier steps found, so that it means nothing alone."""
+        return False
+
     @abstractmethod
     def plan(self, path: Level, between: Between) -> Sequence[Step]:
         """The steps along a path.

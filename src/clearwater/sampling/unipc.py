@@ -13,7 +13,7 @@ from torch import Tensor
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level
-from clearwater.sampling.dpm_solver import half_log_snr, usable
+from clearwater.sampling.dpm_solver import first_order, half_log_snr, usable
 from clearwater.sampling.steps import Between, LinearStep, Memory, Noise, Step, Stepper
 from clearwater.targets import Prediction
 
@@ -66,6 +66,10 @@ class UniPC(Stepper):
         if self.order not in (1, 2, 3) or self.b not in ("bh1", "bh2"):
             raise InputError(f"UniPC has order 1, 2 or 3 and b bh1 or bh2, not {self.order} and {self.b}.")
 
+    @property
+    def multistep(self) -> bool:
+        return True
+
     def plan(self, path: Level, between: Between) -> Sequence[Step]:
         lambdas = half_log_snr(path)
         steps: list[Step] = []
@@ -73,9 +77,11 @@ class UniPC(Stepper):
         for i in range(len(path) - 1):
             t, s = path[i], path[i + 1]
             order = usable(self.order, i, lambdas)
-            ahead = self._weights(lambdas, i, order, corrector=False)
-            a = float(s.sigma) / float(t.sigma)
-            onward = LinearStep(t, a, tuple(float(s.alpha) * w for w in ahead), remembered=self.order)
+            a, b = first_order(t, s)
+            data: tuple[float, ...] = (b,)
+            if order > 1:
+                data = tuple(float(s.alpha) * w for w in self._weights(lambdas, i, order, corrector=False))
+            onward = LinearStep(t, a, data, remembered=self.order)
             steps.append(_CorrectedStep(correction, onward))
             correction = None
             if math.isfinite(lambdas[i]) and math.isfinite(lambdas[i + 1]):
@@ -87,8 +93,6 @@ class UniPC(Stepper):
         """What the predictions are multiplied by in x_s / alpha_s, newest first; a corrector's first is that at x_s."""
         h = lambdas[i + 1] - lambdas[i]
         phi_1 = math.expm1(-h)
-        if order == 1 and not corrector:
-            return [-phi_1]
         B = -h if self.b == "bh1" else phi_1
         # The nodes: earlier predictions, and, for the corrector, the one at the end of the step.
         r = [(lambdas[i - j] - lambdas[i]) / h for j in range(1, order)] + ([1.0] if corrector else [])
