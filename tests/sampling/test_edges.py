@@ -22,6 +22,7 @@ from clearwater.sampling import (
     UniPC,
     encode,
     leading,
+    log_snr,
     quadratic,
     sampler,
     sampling_states,
@@ -57,19 +58,24 @@ def test_repaint_works_with_ancestral_sampling():  # test_repaint: STEPPERS["anc
     assert torch.equal(state.x[:, 0], known.expand(4, 2)[:, 0])
 
 
+def drawn(stepper):
+    """How often it draws noise."""
+    draws, draw = [], noise()
+
+    def counting():
+        draws.append(draw())
+        return draws[-1]
+
+    list(sampling_states(denoiser(VP), counting, VP, stepper))
+    return len(draws)
+
+
 def test_churn_is_not_lost_inside_repaint():  # test_repaint
-    mask, ends = torch.zeros(2, dtype=torch.float64), []
-    for stepper in (Heun(churn=10.0), RePaint(Heun(churn=10.0), mask, mask, times=1)):
-        draws, draw = 0, noise()
-
-        def counting():
-            nonlocal draws
-            draws += 1
-            return draw()
-
-        list(sampling_states(denoiser(VP), counting, VP, stepper))
-        ends.append(draws)
-    assert ends[1] >= ends[0] + VP.T - 1  # RePaint draws one a step for the known pixels beside those of the churn
+    mask = torch.zeros(2, dtype=torch.float64)
+    alone, repainted = (
+        drawn(stepper) for stepper in (Heun(churn=10.0), RePaint(Heun(churn=10.0), mask, mask, times=1))
+    )
+    assert repainted >= alone + VP.T - 1  # RePaint draws one a step for the known pixels beside those of the churn
 
 
 @pytest.mark.parametrize("stepper", [DPMSolver(1), DPMSolver(2), DPMSolver(3), UniPC(2)])  # test_encoding
