@@ -22,7 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 
 def _made(trained: Path, out: Path, *options: str) -> Pixels:
     """The images that the command writes as PNG, (N, H, W)."""
-    assert run(["sample", str(trained), "--out", str(out), "--device", "cpu", *options]) == 0
+    assert run(["sample", str(trained), "--out", str(out), "--device", "cpu", "--sampler", "ancestral", *options]) == 0
     return _pngs(out)
 
 
@@ -45,8 +45,8 @@ def _expected(trained: Path, n: int, *, levels: int | None = None, clip: bool = 
     ("options", "changes"),
     [
         (["--variance", "fixed_small"], {}),
-        (["--variance", "fixed_small", "--levels", "5"], {"levels": 5}),
-        (["--variance", "fixed_small", "--levels", "1"], {"levels": 1}),
+        (["--variance", "fixed_small", "--steps", "5"], {"levels": 5}),
+        (["--variance", "fixed_small", "--steps", "1"], {"levels": 1}),
         (["--variance", "fixed_large"], {"large": True}),
         (["--variance", "fixed_large", "--no-clip"], {"large": True, "clip": False}),
         ([], {"large": True}),  # the run's own
@@ -94,7 +94,7 @@ def test_the_npz_and_the_grid_hold_the_images_of_the_pngs(trained: Path, tmp_pat
 
 
 def test_the_grid_shows_at_most_100_images(trained: Path, tmp_path: Path) -> None:
-    made = _made(trained, tmp_path, "--n", "130", "--levels", "1", "--batch", "60")
+    made = _made(trained, tmp_path, "--n", "130", "--steps", "1", "--batch", "60")
     assert len(made) == 130
     with Image.open(tmp_path / "grid.png") as sheet:
         np.testing.assert_array_equal(sheet, enlarged(grid(torch.from_numpy(made[:100])[:, None])))
@@ -102,8 +102,8 @@ def test_the_grid_shows_at_most_100_images(trained: Path, tmp_path: Path) -> Non
 
 def test_16_images_are_made_if_no_number_is_given(trained: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
-        _made(trained, tmp_path / "default", "--levels", "2"),
-        _made(trained, tmp_path / "given", "--levels", "2", "--n", "16", "--seed", "0"),
+        _made(trained, tmp_path / "default", "--steps", "2"),
+        _made(trained, tmp_path / "given", "--steps", "2", "--n", "16", "--seed", "0"),
     )
     assert len(_pngs(tmp_path / "default")) == 16
 
@@ -128,7 +128,7 @@ def test_a_second_sample_into_the_same_folder_replaces_the_first_and_touches_not
 
 
 def test_the_folder_says_what_it_was_made_with(trained: Path, tmp_path: Path) -> None:
-    _made(trained, tmp_path, "--n", "3", "--seed", "4", "--levels", "5", "--variance", "fixed_large")
+    _made(trained, tmp_path, "--n", "3", "--seed", "4", "--steps", "5", "--variance", "fixed_large")
     told = json.loads((tmp_path / "samples.json").read_text())
     assert (told["run"], told["n"], told["seed"], told["levels"]) == (str(trained), 3, 4, 5)
     assert (told["sampler"], told["variance"], told["clip"]) == ("ancestral", "fixed_large", True)
@@ -145,7 +145,7 @@ def test_a_folder_with_something_else_is_refused_and_untouched(
 
 def test_bad_options_are_refused_before_an_earlier_sample_is_cleared(trained: Path, tmp_path: Path) -> None:
     before = _made(trained, tmp_path, "--n", "3")
-    assert run(["sample", str(trained), "--out", str(tmp_path), "--levels", "100000"]) == 2
+    assert run(["sample", str(trained), "--out", str(tmp_path), "--steps", "100000"]) == 2
     assert run(["sample", str(tmp_path), "--out", str(tmp_path)]) == 2
     np.testing.assert_array_equal(_pngs(tmp_path), before)
 
