@@ -15,6 +15,8 @@ from PIL import Image
 
 from clearwater import Clipped, FixedLarge, FixedSmall, NetworkDenoiser, load_denoiser, sample
 from clearwater.cli import run
+from clearwater.cli import sample as sample_module
+from clearwater.files import write_atomically
 from clearwater.pictures import enlarged, grid, to_uint8
 
 Pixels = npt.NDArray[np.uint8]
@@ -130,7 +132,7 @@ def test_a_second_sample_into_the_same_folder_replaces_the_first_and_touches_not
 def test_the_folder_says_what_it_was_made_with(trained: Path, tmp_path: Path) -> None:
     _made(trained, tmp_path, "--n", "3", "--seed", "4", "--steps", "5", "--variance", "fixed_large")
     told = json.loads((tmp_path / "samples.json").read_text())
-    assert (told["run"], told["n"], told["seed"], told["levels"]) == (str(trained), 3, 4, 5)
+    assert (told["run"], told["n"], told["seed"], told["steps"]) == (str(trained), 3, 4, 5)
     assert (told["sampler"], told["variance"], told["clip"]) == ("ancestral", "fixed_large", True)
 
 
@@ -169,16 +171,19 @@ def test_a_torn_model_is_named_and_the_one_before_sampled(
 def test_a_full_disk_is_one_sentence(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(image: Image.Image, path: Path) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(path: Path, content: bytes, *, durable: bool = True) -> None:
+        if path.suffix == ".png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_atomically(path, content, durable=durable)
 
     command = ["sample", str(trained), "--out", str(tmp_path / "out"), "--n", "1"]
     assert run(command) == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(sample_module, "write_atomically", full)
     assert run([*command, "--seed", "1"]) == 1
-    # What was sampled before is all there, and nothing else is left behind.
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    # What was sampled before is all there; beside it only the folder that the repeated command goes on in.
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert after == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if line.startswith("Error: ")] == said[-1:]

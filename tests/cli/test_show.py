@@ -37,7 +37,8 @@ def _show(*arguments: str) -> list[Pixels]:
 
 
 def _samples(trained: Path, out: Path, n: int, *options: str) -> Pixels:
-    assert run(["sample", str(trained), "--out", str(out), "--n", str(n), "--device", "cpu", *options]) == 0
+    ancestral = ["--sampler", "ancestral", *(option.replace("--levels", "--steps") for option in options)]
+    assert run(["sample", str(trained), "--out", str(out), "--n", str(n), "--device", "cpu", *ancestral]) == 0
     return np.stack([np.asarray(Image.open(out / f"{i:06d}.png")) for i in range(n)])
 
 

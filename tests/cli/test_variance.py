@@ -134,7 +134,7 @@ def test_the_samples_with_the_network_are_the_library_s(with_variance: Path, tmp
     images = []
     for name, options in (("network", ["--variance", "network"]), ("own", [])):
         command = ["sample", str(with_variance), "--out", str(tmp_path / name), "--n", "3", "--seed", "5"]
-        assert run([*command, "--levels", "6", "--device", "cpu", *options]) == 0
+        assert run([*command, "--sampler", "ancestral", "--steps", "6", "--device", "cpu", *options]) == 0
         images.append(np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / name).glob("0*.png"))]))
     denoiser = _by_hand(with_variance, "variance-000000008")
     made = sample(denoiser, 3, (1, 28, 28), seed=5, chain=denoiser.chain.strided(6))
