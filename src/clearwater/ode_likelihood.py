@@ -143,14 +143,16 @@ def flow_log_prob(
     x = x.to(torch.float64)
     D = x[0].numel()
     signs = None if trace == "exact" else _signs(x, seed, first)
-    calls = 0
+    calls, furthest = 0, 0.0
     ends = -log_snr[[0, -1]].to(x.device) / 2
 
     def velocity(u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        nonlocal calls
+        nonlocal calls, furthest
         calls += 1
         if progress is not None:
-            progress(float((u - ends[0]) / (ends[1] - ends[0])))
+            # The solver looks beyond the end, and back where it takes a step anew.
+            furthest = min(1.0, max(furthest, float((u - ends[0]) / (ends[1] - ends[0]))))
+            progress(furthest)
         with torch.enable_grad():
             z = state[0].detach().requires_grad_()
             change = probability_flow(denoiser, z, float(u))

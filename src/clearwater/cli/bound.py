@@ -197,7 +197,9 @@ def _print_table(result: Bound, chain: Chain, evaluated: dict[str, Any]) -> None
         ("total", "total"),
     ):
         print(f"{label:45} {terms[name]:12.6f} bits/dim")
+    # The exact bound's error for these images is only known from above.
+    limit = "at most " if result.evaluations == chain.T * len(result.prior) else ""
     print(
-        f"± {result.stderr:.4f} for these images, ± {result.stderr_of_population:.4f} for all images like them; "
+        f"± {limit}{result.stderr:.4f} for these images, ± {result.stderr_of_population:.4f} for all images like them; "
         f"{result.evaluations:,} network evaluations"
     )

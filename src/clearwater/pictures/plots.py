@@ -18,12 +18,14 @@ def plot_bound(bound: Bound, chain: Chain) -> Figure:
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     by_level, adding_up = figure.subplots(1, 2)
     k = torch.arange(2, chain.T + 1)
-    by_level.plot(k, bound.kl.clamp(min=1e-12), color="#1f6f8b", linewidth=1.5)
+    # An estimate has not been at every level: what it did not see is left out, not drawn as zero.
+    seen = bound.kl > 0
+    by_level.plot(k[seen], bound.kl[seen], ".-", color="#1f6f8b", linewidth=1, markersize=3)
     by_level.set_yscale("log")
     by_level.set_xlabel("level k (0 = data)")
     by_level.set_ylabel("KL of the step k → k - 1, bits/dim")
     rate = bound.kl.flip(0).cumsum(0).flip(0) + float(bound.prior.mean())
-    adding_up.plot(k, rate, color="#1f6f8b", linewidth=2, label="prior and KL terms above level k")
+    adding_up.plot(k, rate, color="#1f6f8b", linewidth=2, label="prior and KL terms from level k up")
     adding_up.axhline(bound.total, color="#c2572b", linewidth=1.5, label=f"with the decoder: {bound.total:.3f}")
     adding_up.set_xlabel("level k (0 = data)")
     adding_up.set_ylabel("bits/dim")
