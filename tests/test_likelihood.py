@@ -2,10 +2,10 @@
 
 import math
 
-import mpmath
 import numpy as np
 import pytest
 import torch
+from stand_ins import exact_log_mass, pixels
 from torch import Tensor, nn
 
 from clearwater import (
@@ -153,12 +153,6 @@ class _Says(nn.Module):
         return self.target.value(prediction.x_0, prediction.eps, t)
 
 
-def pixels(n: int, shape: tuple[int, ...] = (1, 4, 4), seed: int = 0) -> Tensor:
-    """Random 8-bit data on the grid."""
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, *shape), generator=rng).double() / 127.5 - 1
-
-
 def test_the_bound_is_the_same_for_all_six_targets() -> None:
     levels = chain("linear", 100)
     totals = [
@@ -167,43 +161,6 @@ def test_the_bound_is_the_same_for_all_six_targets() -> None:
     ]
     for other in totals[1:]:
         torch.testing.assert_close(other, totals[0], rtol=1e-9, atol=0)
-
-
-def _mp_bin(x: float, mean: float, deviation: float) -> float:
-    with mpmath.workdps(60):
-        low = mpmath.mpf("-inf") if x <= -1 else (mpmath.mpf(x) - mpmath.mpf(1) / 255 - mean) / deviation
-        high = mpmath.mpf("inf") if x >= 1 else (mpmath.mpf(x) + mpmath.mpf(1) / 255 - mean) / deviation
-        if low > 0:
-            low, high = -high, -low
-        return float(mpmath.log(mpmath.ncdf(high) - mpmath.ncdf(low)))
-
-
-@pytest.mark.parametrize("deviation", [1e-3, 0.01, 0.3, 5.0])
-@pytest.mark.parametrize("mean", [-1.5, -0.3, 0.0, 0.9])
-def test_the_discretized_decoder_is_exact_to_the_far_tails(mean: float, deviation: float) -> None:
-    x = torch.arange(256, dtype=torch.float64)[::15] / 127.5 - 1
-    ours = DiscretizedDecoder()(x, Gaussian(torch.full_like(x, mean), torch.tensor(deviation**2, dtype=torch.float64)))
-    exact = torch.tensor([_mp_bin(value, mean, deviation) for value in x.tolist()], dtype=torch.float64)
-    assert float(exact.min()) < -1e5 or deviation > 1e-3  # the tails that are meant: 1,000 deviations out
-    torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("deviation", [0.003, 0.05, 2.0])
-def test_the_discretized_decoder_is_a_distribution_over_256_values(deviation: float) -> None:
-    x = torch.arange(256, dtype=torch.float64) / 127.5 - 1
-    log_p = DiscretizedDecoder()(
-        x, Gaussian(torch.full_like(x, 0.123), torch.tensor(deviation**2, dtype=torch.float64))
-    )
-    assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-12)
-
-
-def test_the_density_decoder_is_the_discretized_one_where_bins_are_small() -> None:
-    x = pixels(4)
-    reverse = Gaussian(x + 0.01, torch.tensor(1.0, dtype=torch.float64))
-    inner = x.abs() < 0.99
-    exact, approximate = DiscretizedDecoder()(x, reverse)[inner], DensityDecoder()(x, reverse)[inner]
-    # The error of the midpoint rule over a bin of half-width h: h²/6 · |second derivative of the density / density|.
-    torch.testing.assert_close(approximate, exact, rtol=0, atol=(1 / 255) ** 2)
 
 
 def _oracle(
@@ -241,7 +198,7 @@ def _oracle(
         kl = 0.5 * (-1 + log_p - log_q + np.exp(log_q - log_p) + (true_mean - mean) ** 2 * np.exp(-log_p))
         return kl.reshape(len(x_0), -1).sum(1)
     bins = [
-        _mp_bin(float(x), float(m), math.exp(0.5 * float(log)))
+        exact_log_mass(float(x), float(m), math.exp(0.5 * float(log)))
         for x, m, log in zip(x_0.flat, mean.flat, log_p.flat, strict=True)
     ]
     return -np.array(bins).reshape(len(x_0), -1).sum(1)
@@ -321,24 +278,6 @@ def test_the_terms_of_a_mixed_batch_are_those_of_its_images_one_by_one(
             of_image = Gaussian(mean[own], variance[own] if shape[0] == 5 else variance)
             alone = step_term(x_0[own], x_t[own], of_image, levels.pair(k), decoder)
             torch.testing.assert_close(together[own], alone, rtol=1e-13, atol=0)
-
-
-def test_the_estimate_is_unbiased_and_knows_its_error() -> None:
-    levels = chain("linear").strided(200)
-    denoiser = ExactDenoiser(IMAGES, levels, FixedSmall())
-    x_0 = pixels(40)
-    exact = np.mean([bound(denoiser, x_0, seed=seed).total for seed in range(100, 104)])
-    estimates = [estimate_bound(denoiser, x_0, 40 * 20, seed=seed) for seed in range(20)]
-    z = np.array([(estimate.total - exact) / estimate.stderr for estimate in estimates])
-    assert np.abs(z).max() < 4  # 20 normal draws, and the little noise that is left in the exact one
-    assert abs(z.mean()) < 1.2  # a bias of a third of the standard error would show as 1.5 = 0.33·√20
-    assert 0.5 < z.std() < 1.7
-    assert all(estimate.evaluations <= 40 * 20 for estimate in estimates)
-
-
-def test_a_budget_that_is_too_small_is_refused() -> None:
-    with pytest.raises(InputError, match="at least 50"):
-        estimate_bound(ExactDenoiser(DATA, LINEAR, FixedSmall()), pixels(10, (1,)), 12)
 
 
 def test_total_is_the_sum_of_its_terms() -> None:
@@ -426,29 +365,3 @@ def test_a_bound_says_what_was_evaluated() -> None:
         assert found.evaluated == said
     clipped = bound(Clipped(denoiser), x_0, chain=LINEAR.strided(3))
     assert (clipped.evaluated["clipped"], clipped.evaluated["decoder"]) == (True, "DiscretizedDecoder")
-
-
-class _Counted(ExactDenoiser):
-    calls = 0
-
-    def __call__(self, x_t: Tensor, t: Level) -> Prediction:
-        type(self).calls += len(x_t)
-        return super().__call__(x_t, t)
-
-
-@pytest.mark.parametrize("budget", [1000, 7777, 20_000])
-def test_the_evaluations_of_an_estimate_are_those_that_were_made(budget: int) -> None:
-    denoiser = _Counted(IMAGES, LINEAR, FixedSmall())
-    _Counted.calls = 0
-    x_0 = torch.zeros(30, 1, 4, 4, dtype=torch.float64) + 1 / 255
-    found = estimate_bound(denoiser, x_0, budget)
-    assert found.evaluations == _Counted.calls <= budget
-
-
-def test_a_budget_for_every_level_gives_the_exact_bound() -> None:
-    denoiser = ExactDenoiser(IMAGES, LINEAR, FixedSmall())
-    x_0 = torch.zeros(3, 1, 4, 4, dtype=torch.float64) + 1 / 255
-    levels = LINEAR.strided(10)
-    estimated, exact = estimate_bound(denoiser, x_0, 30, chain=levels), bound(denoiser, x_0, chain=levels)
-    assert torch.equal(estimated.per_image, exact.per_image)
-    assert estimated.evaluations == 30

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clearwater.chains import Chain
+from clearwater.decoders import HALF_BIN
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
@@ -184,5 +185,5 @@ def gaussian_bound(data: GaussianMixture, chain: Chain, variance: LevelVariance)
     return GaussianBound(
         prior=0.5 * (last.alpha.square() * square / chain.prior_variance + of_prior - 1 - of_prior.log()),
         kl=kl[1:],
-        decoder=0.5 * ((2 * math.pi * v_p[0]).log() + error[0] / v_p[0]) - math.log(2 / 255),
+        decoder=0.5 * ((2 * math.pi * v_p[0]).log() + error[0] / v_p[0]) - math.log(2 * HALF_BIN),
     )

@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 
 from clearwater.gaussians import Gaussian
 
-__all__ = ["Decoder", "DensityDecoder", "DiscretizedDecoder"]
+__all__ = ["HALF_BIN", "Decoder", "DensityDecoder", "DiscretizedDecoder"]
 
-_HALF_BIN = 1 / 255
+HALF_BIN = 1 / 255  # of the grid 2·pixel/255 - 1
 
 
 class Decoder(ABC):
@@ -52,15 +52,15 @@ class DiscretizedDecoder(Decoder):
 
     def __call__(self, x_0: Tensor, reverse: Gaussian) -> Tensor:
         deviation = reverse.variance.sqrt()
-        upper = (x_0 + _HALF_BIN - reverse.mean) / deviation
-        lower = (x_0 - _HALF_BIN - reverse.mean) / deviation
+        upper = (x_0 + HALF_BIN - reverse.mean) / deviation
+        lower = (x_0 - HALF_BIN - reverse.mean) / deviation
         # Reflected, where need be, into the lower tail: there log Φ keeps its digits however far out.
         flip = upper + lower > 0
         high = torch.where(flip, -lower, upper)
         low = torch.where(flip, -upper, lower)
         log_high = _log_ndtr(high)
         inside = log_high + (-torch.expm1(_log_ndtr(low) - log_high)).log()
-        open_below, open_above = x_0 < -1 + _HALF_BIN, x_0 > 1 - _HALF_BIN
+        open_below, open_above = x_0 < -1 + HALF_BIN, x_0 > 1 - HALF_BIN
         ends = torch.where(open_below, _log_ndtr(upper), _log_ndtr(-lower))
         return torch.where(open_below | open_above, ends, inside)
 
@@ -69,4 +69,4 @@ class DensityDecoder(Decoder):
     """The density times the bin's width, 2/255: what the discretized decoder tends to for small bins."""
 
     def __call__(self, x_0: Tensor, reverse: Gaussian) -> Tensor:
-        return reverse.log_prob(x_0) + math.log(2 * _HALF_BIN)
+        return reverse.log_prob(x_0) + math.log(2 * HALF_BIN)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
-from clearwater.levels import Level
+from clearwater.levels import Level, scale
 from clearwater.targets import Prediction, prediction_from_x_0
 
 __all__ = ["ClassifierGuided", "DynamicThreshold", "Guided"]
@@ -89,7 +89,7 @@ class ClassifierGuided(Denoiser):
         # E[x_0 | x_t, y] = E[x_0 | x_t] + sigma²/alpha · ∇ log p(y | x_t), by Tweedie's formula.
         # A level without signal says nothing of the class either.
         size = (t.sigma.square() / t.alpha).where(t.alpha > 0, torch.zeros_like(t.alpha))
-        x_0 = prediction.x_0 + _per_image(self.scale * size, x_t) * gradient
+        x_0 = prediction.x_0 + scale(self.scale * size, gradient)
         return prediction_from_x_0(x_0, x_t, t, prediction.extra)
 
 
@@ -116,7 +116,3 @@ class DynamicThreshold(Denoiser):
         bound = bound.reshape(-1, *[1] * (x_t.ndim - 1))
         x_0 = prediction.x_0.clamp(-bound, bound) * (self.limit / bound)
         return prediction_from_x_0(x_0, x_t, t, prediction.extra)
-
-
-def _per_image(coefficient: Tensor, x: Tensor) -> Tensor:
-    return coefficient.to(x).reshape(-1, *[1] * (x.ndim - 1))

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from clearwater.decoders import HALF_BIN
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
@@ -25,8 +26,6 @@ from clearwater.probability_flow import norm_of, probability_flow
 from clearwater.randomness import generator
 
 __all__ = ["FlowLikelihood", "flow_likelihood", "flow_log_prob"]
-
-_HALF_BIN = 1 / 255
 
 
 @dataclass(frozen=True)
@@ -93,14 +92,14 @@ def flow_likelihood(
         )
         log_prob, steps = flow_log_prob(
             denoiser,
-            part + (_HALF_BIN * (2 * u - 1)).to(part.device),
+            part + (HALF_BIN * (2 * u - 1)).to(part.device),
             trace=trace,
             tolerance=tolerance,
             seed=seed,
             first=first,
             progress=partial(_report, progress, first / len(x_0), len(part) / len(x_0)),
         )
-        found.append(-(log_prob.cpu() / D + math.log(2 * _HALF_BIN)) / math.log(2))
+        found.append(-(log_prob.cpu() / D + math.log(2 * HALF_BIN)) / math.log(2))
         evaluations += steps * len(part)
     return FlowLikelihood(torch.cat(found), evaluations)
 

@@ -81,6 +81,9 @@ WRONG = [
     ("show chain linear --out TMP/a.png --levels 5", "beta"),
     ("show sideways RUN", "sideways"),
     ("fly", "fly"),
+    ("show chain linear --out TMP/folder.png", "folder.png"),
+    ("show weights --out TMP/a.gif", "a.gif"),
+    ("show reverse-steps --out TMP/none/a.png", "none"),
     ("--fast", "--fast"),
 ]
 
@@ -89,6 +92,7 @@ WRONG = [
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "file").write_text("= not TOML, not an image, not a run\n")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.png").mkdir()
     (tmp_path / "folder" / "notes.txt").write_text("content")
     return tmp_path
 
@@ -138,7 +142,6 @@ def test_a_device_that_the_machine_lacks_is_one_sentence(
         ("sample TMP/untrained --out TMP/out", "untrained"),
         ("info TMP/untrained", "untrained"),
         ("show reverse TMP/untrained --out TMP/a.png", "untrained"),
-        ("show chain linear --out TMP/folder.png", "folder.png"),
         ("train fashion-mini --out TMP/file/run --steps 1", "file"),
         ("sample RUN --out TMP/file/samples", "file"),
     ],
@@ -148,7 +151,6 @@ def test_what_the_system_or_the_run_lacks_is_one_sentence_and_exit_code_1(
 ) -> None:
     (folder / "untrained").mkdir()
     (folder / "untrained" / "config.toml").write_bytes((trained / "config.toml").read_bytes())
-    (folder / "folder.png").mkdir()
     sentence = _sentence(command, 1, capsys, folder, trained)
     assert named in sentence.replace(str(trained), "")
 

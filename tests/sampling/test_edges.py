@@ -46,13 +46,13 @@ def denoiser(chain):
     return ExactDenoiser(DATA, chain, FixedSmall())
 
 
-@pytest.mark.parametrize("kind", [Euler, Heun])  # test_moments: the filter on STEPPERS
+@pytest.mark.parametrize("kind", [Euler, Heun])
 def test_churn_works_on_a_chain_that_begins_without_signal(kind):
     *_, state = sampling_states(denoiser(FLOW), noise(), FLOW, kind(churn=10.0))
     assert bool(state.x.isfinite().all())
 
 
-def test_repaint_works_with_ancestral_sampling():  # test_repaint: STEPPERS["ancestral"] = (Ancestral(), 1)
+def test_repaint_works_with_ancestral_sampling():
     known, mask = torch.ones(1, 2, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
     *_, state = sampling_states(denoiser(VP), noise(), VP, RePaint(Ancestral(), known, mask, 2))
     assert torch.equal(state.x[:, 0], known.expand(4, 2)[:, 0])
@@ -70,7 +70,7 @@ def drawn(stepper):
     return len(draws)
 
 
-def test_churn_is_not_lost_inside_repaint():  # test_repaint
+def test_churn_is_not_lost_inside_repaint():
     mask = torch.zeros(2, dtype=torch.float64)
     alone, repainted = (
         drawn(stepper) for stepper in (Heun(churn=10.0), RePaint(Heun(churn=10.0), mask, mask, times=1))
@@ -78,19 +78,19 @@ def test_churn_is_not_lost_inside_repaint():  # test_repaint
     assert repainted >= alone + VP.T - 1  # RePaint draws one a step for the known pixels beside those of the churn
 
 
-@pytest.mark.parametrize("stepper", [DPMSolver(1), DPMSolver(2), DPMSolver(3), UniPC(2)])  # test_encoding
+@pytest.mark.parametrize("stepper", [DPMSolver(1), DPMSolver(2), DPMSolver(3), UniPC(2)])
 def test_encoding_into_a_level_without_signal_is_finite_for_every_deterministic_sampler(stepper):
     found = encode(denoiser(FLOW), noise()(), log_snr(FLOW, 20), stepper)
     assert bool(found.isfinite().all())
 
 
-@pytest.mark.parametrize("stepper", [Ancestral(), DDIM(1.0), SDEDPMSolver()])  # test_encoding
+@pytest.mark.parametrize("stepper", [Ancestral(), DDIM(1.0), SDEDPMSolver()])
 def test_every_random_sampler_is_refused_for_encoding_in_the_same_sentence(stepper):
     with pytest.raises(InputError, match="deterministic"):
         encode(denoiser(VP), noise()(), VP, stepper)
 
 
-def test_classifier_guidance_is_finite_where_there_is_no_signal():  # test_guidance
+def test_classifier_guidance_is_finite_where_there_is_no_signal():
     guided = ClassifierGuided(denoiser(FLOW), lambda x, time: 0 * x.sum(1))
     assert bool(guided(noise()(), FLOW.levels[-1]).x_0.isfinite().all())
 
@@ -100,19 +100,19 @@ class Negative(nn.Module):
         return -0.5 * x
 
 
-def test_a_jacobian_that_is_not_positive_does_not_blow_up_the_posterior():  # test_inverse
+def test_a_jacobian_that_is_not_positive_does_not_blow_up_the_posterior():
     """As networks have it in some directions. It is clamped to 1e-30, and divided by."""
     of_network = NetworkDenoiser(Negative(), linear(100), X0(), FixedSmall())
     x_0 = Posterior(of_network, Downsampled(2), torch.zeros(1, 1, 2, 2), 0.1)(torch.ones(1, 1, 4, 4), VP.levels[20]).x_0
     assert float(x_0.abs().max()) < 10
 
 
-def test_a_tolerance_of_zero_is_refused_and_not_replaced():  # test_steps
+def test_a_tolerance_of_zero_is_refused_and_not_replaced():
     with pytest.raises(InputError, match="tolerance"):
         sampler("adaptive", SamplerOptions(tolerance=0.0))
 
 
-@pytest.mark.parametrize("grid", [leading, quadratic])  # test_grids
+@pytest.mark.parametrize("grid", [leading, quadratic])
 def test_a_negative_number_of_steps_is_refused_in_a_sentence(grid):
     with pytest.raises(InputError, match=r"not -3\.$"):
         grid(linear(100), -3)

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from stand_ins import Probes
 
 from clearwater.analytic import ExactDenoiser, GaussianMixture
 from clearwater.chains import Chain
@@ -55,20 +56,6 @@ class Correlated(Denoiser):
 
 def covariance_at(t):
     return float(t.alpha) ** 2 * COVARIANCE + float(t.sigma) ** 2 * torch.eye(2, dtype=torch.float64)
-
-
-class Probes:
-    """In place of noise: row 0 is never any, and each number that is drawn is 1 in a row of its own."""
-
-    def __init__(self, draws):
-        self.rows, self.drawn = 1 + 2 * draws, 0
-
-    def __call__(self):
-        noise = torch.zeros(self.rows, 2, dtype=torch.float64)
-        for pixel in (0, 1):
-            noise[1 + 2 * self.drawn + pixel, pixel] = 1
-        self.drawn += 1
-        return noise
 
 
 def outcome(stepper, denoiser, path):

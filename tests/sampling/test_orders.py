@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
+from stand_ins import Counted
 
 from clearwater.analytic import ExactDenoiser, GaussianMixture
 from clearwater.chains import Chain
@@ -124,17 +125,6 @@ def test_every_deterministic_sampler_converges_at_its_order(bed, name, uneven):
 @pytest.mark.parametrize("name", [name for name, entry in SAMPLERS.items() if entry.order and name != "adaptive"])
 def test_a_named_sampler_has_the_order_that_the_list_says(bed, name):
     assert round(measured(SAMPLERS[name].make(SamplerOptions()), bed)) == SAMPLERS[name].order
-
-
-class Counted(Denoiser):
-    """Another denoiser, and how often it was asked."""
-
-    def __init__(self, denoiser):
-        self.denoiser, self.chain, self.variance, self.calls = denoiser, denoiser.chain, denoiser.variance, 0
-
-    def __call__(self, x_t, t):
-        self.calls += 1
-        return self.denoiser(x_t, t)
 
 
 def test_the_adaptive_solver_s_error_falls_with_the_fifth_power_of_its_evaluations(bed):

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from stand_ins import Probes
 
 from clearwater.chains import Chain, linear
 from clearwater.denoisers import Denoiser
@@ -48,20 +49,6 @@ class Noise:
 
     def __call__(self):
         return torch.randn(self.n, 2, generator=self.generator, dtype=torch.float64)
-
-
-class Probes:
-    """In place of noise: row 0 is never any, and each number that is drawn is 1 in a row of its own."""
-
-    def __init__(self, draws):
-        self.rows, self.drawn = 1 + 2 * draws, 0
-
-    def __call__(self):
-        noise = torch.zeros(self.rows, 2, dtype=torch.float64)
-        for pixel in (0, 1):
-            noise[1 + 2 * self.drawn + pixel, pixel] = 1
-        self.drawn += 1
-        return noise
 
 
 STEPPERS = {

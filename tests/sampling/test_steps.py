@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from stand_ins import Counted
 
 from clearwater.analytic import ExactDenoiser, GaussianMixture
 from clearwater.chains import Chain, linear
@@ -30,17 +31,6 @@ DATA = GaussianMixture(
 )
 # How many tensors of the size of x the longest memory holds.
 REMEMBERED = {"dpm++2m": 1, "dpm++3m": 2, "dpm++2m-sde": 1, "unipc": 3, "unipc-bh1": 3, "unipc3": 4}
-
-
-class Counted(Denoiser):
-    """Another denoiser, and how often it was asked."""
-
-    def __init__(self, denoiser):
-        self.denoiser, self.chain, self.variance, self.calls = denoiser, denoiser.chain, denoiser.variance, 0
-
-    def __call__(self, x_t, t):
-        self.calls += 1
-        return self.denoiser(x_t, t)
 
 
 class Noise:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from clearwater.cli.models import load_network
-from clearwater.cli.options import Data, Device, Levels, Run, Variance
+from clearwater.cli.options import Data, Device, Levels, Run, Variance, refuse_picture
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say, say_skipped
 from clearwater.errors import InputError
@@ -72,8 +72,8 @@ def bound(
     keep_freed_memory()
     if per_image and not as_json:
         raise InputError("The figures of each image are part of the JSON object: use --per-image with --json.")
-    if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir() or plot.is_dir()):
-        raise InputError(f"The plot is a .png in a folder that exists, not '{plot}'.")
+    if plot is not None:
+        refuse_picture(plot, ".png")
     if ode and (levels, variance, budget, plot, decoder) != (None, None, None, None, "discretized"):
         raise InputError(
             "The ODE has no levels, no variance and no terms: --ode is used without --levels, --variance, --budget, "
@@ -143,7 +143,7 @@ def _images(folder: RunFolder, data: str, n: int | None) -> Tensor:
     """The images that are measured, as the run sees them, in float64: shape (N, C, H, W)."""
     import torch
 
-    from clearwater.data import BUILT_IN, load_images
+    from clearwater.data import BUILT_IN, load_images, pixel_values
 
     seen = folder.config().data
     split: Literal["held_out", "train"] = "held_out" if data == BUILT_IN else "train"
@@ -154,7 +154,7 @@ def _images(folder: RunFolder, data: str, n: int | None) -> Tensor:
     say(f"{len(images.images[:n]):,} images, as the run sees them: {height} × {width}, {colours}.")
     if len(images.images[:n]) < 2:
         raise InputError(f"'{data}' has one image, and a bound with its standard error takes at least two.")
-    return images.images[:n].to(torch.float64) / 127.5 - 1
+    return pixel_values(images.images[:n], torch.float64)
 
 
 def _show_flow(flow: FlowLikelihood, evaluated: dict[str, Any], as_json: bool) -> None:

@@ -7,20 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from clearwater.cli.options import Data, Device, Run, Seed
+from clearwater.cli.options import Data, Device, Run, Seed, refuse_picture
 from clearwater.cli.progress import live_line, say
-from clearwater.errors import InputError
 
 __all__ = ["gradients", "one_shot", "reverse_steps", "weights"]
 
 Png = Annotated[Path, typer.Option("--out", help="The file, .png.", show_default=False)]
-
-
-def _refuse_other(out: Path) -> None:
-    if out.suffix.lower() != ".png":
-        raise InputError(f"This picture is written as .png, not as '{out.name}'.")
-    if not out.parent.is_dir():
-        raise InputError(f"There is no folder '{out.parent}' to write '{out.name}' into: make it first.")
 
 
 def reverse_steps(out: Png) -> None:
@@ -31,7 +23,7 @@ def reverse_steps(out: Png) -> None:
     from clearwater.demonstrations import reverse_step_kl, step_of_beta, two_peaks
     from clearwater.pictures import plot_reverse_steps, write_picture
 
-    _refuse_other(out)
+    refuse_picture(out, ".png")
     data, levels = two_peaks(), linear().levels
     betas = torch.logspace(-3, -0.05, 19, dtype=torch.float64)
     curves, names = [], []
@@ -56,17 +48,17 @@ def one_shot(
 ) -> None:
     """What RUN predicts of noise at once, beside what it samples from the same noise."""
     from clearwater.cli.sample import load_for_sampling
-    from clearwater.data import load_images
+    from clearwater.data import load_images, pixel_values
     from clearwater.demonstrations import OneShot
     from clearwater.demonstrations import one_shot as measured
     from clearwater.pictures import one_shot_picture, write_picture
     from clearwater.randomness import ImageNoise
     from clearwater.training import RunFolder
 
-    _refuse_other(out)
+    refuse_picture(out, ".png")
     denoiser, shape, chosen = load_for_sampling(run, device=device)
     source = RunFolder.open(run).config().data
-    data = load_images(source.source, size=source.size, channels=source.channels).images.float() / 127.5 - 1
+    data = pixel_values(load_images(source.source, size=source.size, channels=source.channels).images)
     with live_line("sampling") as report:
         found = measured(denoiser, ImageNoise(seed, range(n), shape, chosen), lambda at: report(at, f"{n} images"))
     write_picture(out, one_shot_picture(found))
@@ -85,13 +77,13 @@ def one_shot(
 def gradients(run: Run, data: Data, out: Png, seed: Seed = 0, device: Device = "auto") -> None:
     """How much more the gradient of the Euclidean objective varies than that of the merged one, over the levels."""
     from clearwater.assembly import pick_device
-    from clearwater.data import load_images
+    from clearwater.data import load_images, pixel_values
     from clearwater.demonstrations import gradient_variance
     from clearwater.pictures import plot_gradient_variance, write_picture
     from clearwater.training import RunFolder, load_denoiser
     from clearwater.variances import FixedSmall
 
-    _refuse_other(out)
+    refuse_picture(out, ".png")
     chosen = pick_device(device)
     if chosen.type == "mps":
         say("Gradients are added up in float64, which Apple's GPUs lack: this runs on the processor.")
@@ -102,7 +94,7 @@ def gradients(run: Run, data: Data, out: Png, seed: Seed = 0, device: Device = "
     seen = folder.config().data
     for warning in folder.warnings:
         say(warning)
-    images = load_images(data, size=seen.size, channels=seen.channels).images.float() / 127.5 - 1
+    images = pixel_values(load_images(data, size=seen.size, channels=seen.channels).images)
     with live_line("gradients") as report:
         found = gradient_variance(
             denoiser, images.to(chosen), FixedSmall(), seed=seed, progress=lambda at: report(at, "of both objectives")
@@ -133,7 +125,7 @@ def weights(
     from clearwater.variances import FixedLarge, FixedSmall
     from clearwater.weights import BoundWeight
 
-    _refuse_other(out)
+    refuse_picture(out, ".png")
     steps = named_chain(chain, levels)
     rule = FixedLarge() if variance == "fixed_large" else FixedSmall()
     write_picture(out, plot_weights(steps, rule, f"{chain}, {variance}"))

@@ -136,12 +136,12 @@ def classes_of(text: str | None, data: DataConfig) -> tuple[int, ...]:
 
 def edited_image(path: Path, data: DataConfig) -> Tensor:
     """The image to start from, as the run sees images: shape (1, C, H, W), values in [-1, 1]."""
+    from clearwater.data import pixel_values
     from clearwater.data.folder import read_image
 
     assert data.size is not None
     assert data.channels is not None
-    image = read_image(path, data.size, data.channels)
-    return image.unsqueeze(0).float() / 127.5 - 1
+    return pixel_values(read_image(path, data.size, data.channels)).unsqueeze(0)
 
 
 def mask_of(path: Path, data: DataConfig) -> Tensor:

@@ -80,7 +80,7 @@ def optimal_variance(
     folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights: Literal["ema", "raw"] = "ema"
 ) -> Optimal:
     """The run's optimal variance: measured once on its own training images, and kept with it."""
-    from clearwater.data import load_images
+    from clearwater.data import load_images, pixel_values
     from clearwater.denoisers import Clipped
     from clearwater.optimal_variance import fit_optimal_variance
 
@@ -96,7 +96,7 @@ def optimal_variance(
     with live_line("measuring the optimal variance") as report:
         fitted = fit_optimal_variance(
             Clipped(exactly) if clip else exactly,
-            (images.float() / 127.5 - 1).to(device),
+            pixel_values(images).to(device),
             progress=lambda fraction: report(fraction, "on training images"),
         )
     folder.save_variance(fitted, key)

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from clearwater.cli.models import VarianceOption
+from clearwater.errors import InputError
 
-__all__ = ["Batch", "Data", "Device", "Levels", "Out", "Run", "Seed", "Variance"]
+__all__ = ["Batch", "Data", "Device", "Levels", "Out", "Run", "Seed", "Variance", "refuse_picture"]
 
 Data = Annotated[str, typer.Argument(help="fashion-mini (built in), or a folder of images.", show_default=False)]
 Run = Annotated[Path, typer.Argument(help="The folder that `clearwater train --out` wrote.", show_default=False)]
@@ -33,3 +34,18 @@ Variance = Annotated[
         show_default="the run's",
     ),
 ]
+
+
+def refuse_picture(out: Path, *kinds: str) -> None:
+    """Refuses, with an `InputError` and before any work is done, a picture that cannot be written there.
+
+    Args:
+        out: the file.
+        kinds: the endings that it may have, such as ".png".
+    """
+    if out.suffix.lower() not in kinds:
+        raise InputError(f"This picture is written as {' or '.join(kinds)}, not as '{out.name}'.")
+    if not out.parent.is_dir():
+        raise InputError(f"There is no folder '{out.parent}' to write '{out.name}' into: make it first.")
+    if out.is_dir():
+        raise InputError(f"'{out}' is a folder: give the picture another name.")

@@ -14,7 +14,7 @@ import typer
 
 from clearwater.cli.making import Guidance, Making, classes_of, edited_image, mask_of, starting_chain
 from clearwater.cli.models import load_network
-from clearwater.cli.options import Batch, Device, Out, Run, Seed, Variance
+from clearwater.cli.options import Batch, Device, Out, Run, Seed, Variance, refuse_picture
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say
 from clearwater.errors import InputError
@@ -101,8 +101,8 @@ def sample(
     from clearwater.training import RunFolder
 
     keep_freed_memory()
-    if animate is not None and (animate.suffix.lower() != ".gif" or not animate.parent.is_dir()):
-        raise InputError(f"The animation is a .gif in a folder that exists, not '{animate}'.")
+    if animate is not None:
+        refuse_picture(animate, ".gif")
     if mask is not None and image is None:
         raise InputError("A mask says what of an image is filled in: give the image with --from.")
     chosen = pick_device(device)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearwater.cli.options import Data, Device, Levels, Run, Seed
+from clearwater.cli.options import Data, Device, Levels, Run, Seed, refuse_picture
 from clearwater.cli.progress import live_line, say, say_skipped
-from clearwater.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +38,7 @@ def forward(
     import torch
 
     from clearwater.chains import chain as named_chain
-    from clearwater.data import load_images
+    from clearwater.data import load_images, pixel_values
     from clearwater.pictures import forward_frames, forward_strip, write_animation, write_picture
     from clearwater.randomness import generator
 
@@ -50,7 +49,7 @@ def forward(
     images = loaded.images
     of_seed = generator(seed, "forward")
     picked = images[torch.randperm(len(images), generator=of_seed)[: 16 if moves else _ROWS]]
-    x_0 = picked.float() / 127.5 - 1
+    x_0 = pixel_values(picked)
     eps = torch.randn(x_0.shape, generator=of_seed)
     if moves:
         write_animation(out, forward_frames(x_0, eps, levels))
@@ -101,8 +100,7 @@ def chain(
     from clearwater.pictures import plot_chain, write_picture
     from clearwater.training import load_denoiser
 
-    if _moves(out):
-        raise InputError(f"A chain does not move: give --out a file that ends in .png, not '{out}'.")
+    refuse_picture(out, ".png")
     if Path(name).is_dir():
         steps = load_denoiser(name, "cpu").chain
         steps = steps if levels is None else steps.strided(levels)
@@ -115,9 +113,6 @@ def chain(
 
 
 def _moves(out: Path) -> bool:
-    """Whether the file is to be an animation. Also refuses what cannot be written, before any work is done."""
-    if out.suffix.lower() not in {".png", ".gif"}:
-        raise InputError(f"Pictures are written as .png or .gif, not as '{out.name}'.")
-    if not out.parent.is_dir():
-        raise InputError(f"There is no folder '{out.parent}' to write '{out.name}' into: make it first.")
+    """Whether the file is to be an animation; refuses one that cannot be written."""
+    refuse_picture(out, ".png", ".gif")
     return out.suffix.lower() == ".gif"

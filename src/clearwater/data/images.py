@@ -17,7 +17,7 @@ from clearwater.data.folder import fit, read_folder
 from clearwater.data.labels import read_labels
 from clearwater.errors import InputError
 
-__all__ = ["BUILT_IN", "ImageSet", "Split", "load_images"]
+__all__ = ["BUILT_IN", "ImageSet", "Split", "load_images", "pixel_values"]
 
 BUILT_IN = "fashion-mini"
 _TRAINING_IMAGES = 9_000  # of the 10,000 built-in images, in the file's order
@@ -57,6 +57,11 @@ class ImageSet:
         if labels and self.labels is not None:
             content.update(repr((self.classes, self.labels.tolist())).encode())
         return content.hexdigest()
+
+
+def pixel_values(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 pixels as values in [-1, 1], 2·pixel/255 - 1."""
+    return images.to(dtype) / 127.5 - 1
 
 
 def load_images(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clearwater.chains import Chain
+from clearwater.decoders import HALF_BIN
 from clearwater.errors import InputError
 from clearwater.levels import Level, Pair
 from clearwater.variances import Optimal
@@ -134,7 +135,7 @@ def step_costs(optimal: Optimal, chain: Chain) -> Tensor:
     variance = optimal(pair)
     to_data = i == 0
     # The decoder: the entropy of a Gaussian on the bins of 8-bit pixels, which is not below zero.
-    decoder = (0.5 * (2 * math.pi * math.e * variance).log() - math.log(2 / 255)).clamp(min=0)
+    decoder = (0.5 * (2 * math.pi * math.e * variance).log() - math.log(2 * HALF_BIN)).clamp(min=0)
     kl = 0.5 * (variance / pair.posterior_variance).log()
     cost = torch.full((n, n), math.inf, dtype=torch.float64)
     cost[i, j] = torch.where(to_data, decoder, kl)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from clearwater.denoisers import Denoiser
 from clearwater.levels import Level
 from clearwater.targets import Prediction
 
-__all__ = ["Between", "LinearStep", "Memory", "Noise", "Step", "Stepper"]
+__all__ = ["Between", "LinearStep", "Memory", "Noise", "Step", "Stepper", "combined"]
 
 Memory = tuple[Tensor, ...]
 
@@ -86,10 +87,16 @@ class LinearStep:
     ) -> tuple[Tensor, Prediction, Memory]:
         prediction = denoiser(x_t, self.t)
         known = (prediction.x_0, *memory)
-        x_s = self.x * x_t if self.x else 0.0
-        for weight, x_0 in zip(self.data, known, strict=False):
-            x_s = x_s + weight * x_0
+        x_s = combined(self.x, x_t, self.data, known)
         if self.noise:
             x_s = x_s + self.noise * noise()
-        assert isinstance(x_s, Tensor)
         return x_s, prediction, known[: self.remembered]
+
+
+def combined(a: float, x: Tensor, weights: Sequence[float], predictions: Sequence[Tensor]) -> Tensor:
+    """a · x + Σ_j weights_j · predictions_j, of as many as there are weights."""
+    # A step to data has a = 0: then x has no part, whatever it is.
+    total = a * x if a else torch.zeros_like(x)
+    for weight, prediction in zip(weights, predictions, strict=False):
+        total = total + weight * prediction
+    return total

@@ -14,7 +14,7 @@ from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level
 from clearwater.sampling.dpm_solver import first_order, half_log_snr, usable
-from clearwater.sampling.steps import Between, LinearStep, Memory, Noise, Step, Stepper
+from clearwater.sampling.steps import Between, LinearStep, Memory, Noise, Step, Stepper, combined
 from clearwater.targets import Prediction
 
 __all__ = ["UniPC"]
@@ -39,12 +39,8 @@ class _CorrectedStep:
         known = (prediction.x_0, *memory[1:])  # memory: the x before, then the predictions, newest first
         corrected = x_t
         if self.correction is not None:
-            corrected = self.correction[0] * memory[0]
-            for weight, x_0 in zip(self.correction[1:], known, strict=False):
-                corrected = corrected + weight * x_0
-        x_s = self.onward.x * corrected if self.onward.x else torch.zeros_like(corrected)
-        for weight, x_0 in zip(self.onward.data, known, strict=False):
-            x_s = x_s + weight * x_0
+            corrected = combined(self.correction[0], memory[0], self.correction[1:], known)
+        x_s = combined(self.onward.x, corrected, self.onward.data, known)
         return x_s, prediction, (corrected, *known[: self.onward.remembered])
 
 
