@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -31,18 +32,23 @@ __all__ = [
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name: auto (a GPU if there is one), cpu, cuda or mps."""
+    """The device of this name: auto (a GPU if there is one), cpu, cuda or mps.
+
+    Of several processes on one machine each gets a GPU of its own.
+    """
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        return torch.device(next(kind for kind, usable in available.items() if usable))
+        name = next(kind for kind, usable in available.items() if usable)
     if name not in available:
         raise InputError(f"There is no device named '{name}': choose auto, cpu, cuda or mps.")
     if not available[name]:
         raise InputError(f"This machine has no {name} device that torch can use: choose auto or cpu.")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device(name, int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device(name)
 
 

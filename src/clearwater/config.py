@@ -54,7 +54,7 @@ def _setting(default: Any, description: str, **limits: Any) -> Any:
 class DataConfig(_Section):
     """What is trained on."""
 
-    source: str = _setting("fashion-mini", "fashion-mini, or the path of a folder of images")
+    source: str = _setting("fashion-mini", "fashion-mini, or the path of a folder of images or of an IDX file")
     size: Size | None = _setting(
         None, "[height, width], or one number for both; unset: the images' own if they share one of at most 64, else 32"
     )

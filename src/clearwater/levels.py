@@ -28,6 +28,8 @@ def scale(coefficient: Tensor, x: Tensor) -> Tensor:
 
     The coefficient, shape () or (B,), is cast once to the dtype and device of `x`, shape (B, ...).
     """
+    if coefficient.ndim == 0 and not coefficient.requires_grad:
+        return coefficient.to(x.dtype) * x  # a number on the CPU goes along with the kernel: nothing is copied
     if coefficient.ndim:
         coefficient = coefficient.reshape(-1, *[1] * (x.ndim - 1))
     return coefficient.to(device=x.device, dtype=x.dtype, non_blocking=True) * x

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from clearwater import Clipped, FixedLarge, FixedSmall, NetworkDenoiser, load_denoiser, sample
-from clearwater.cli import run
-from clearwater.cli import sample as sample_module
+from clearwater.cli import run, writing
 from clearwater.files import write_atomically
 from clearwater.pictures import enlarged, grid, to_uint8
 
@@ -179,7 +178,7 @@ def test_a_full_disk_is_one_sentence(
     command = ["sample", str(trained), "--out", str(tmp_path / "out"), "--n", "1"]
     assert run(command) == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(sample_module, "write_atomically", full)
+    monkeypatch.setattr(writing, "write_atomically", full)
     assert run([*command, "--seed", "1"]) == 1
     # What was sampled before is all there; beside it only the folder that the repeated command goes on in.
     after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}

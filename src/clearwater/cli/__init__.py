@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clearwater import __version__
-from clearwater.cli import bound, demo, demonstrations, info, sample, show, train, variance
+from clearwater.cli import bound, demo, demonstrations, info, interpolate, restore, sample, show, train, variance
 from clearwater.errors import ClearwaterError
 
 __all__ = ["app", "main", "run"]
@@ -28,6 +28,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("restore")(restore.restore)
+app.command("interpolate")(interpolate.interpolate)
 show.app.command("reverse-steps")(demonstrations.reverse_steps)
 show.app.command("one-shot")(demonstrations.one_shot)
 show.app.command("gradients")(demonstrations.gradients)

@@ -59,7 +59,7 @@ def bound(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """The bound on -log p of DATA's images (of fashion-mini, the 1,000 held out) under RUN, in bits per dimension."""
+    """The bound on -log p of DATA's images (of those held out, if any are) under RUN, in bits per dimension."""
     from clearwater.assembly import pick_device
     from clearwater.bound_estimate import estimate_bound
     from clearwater.decoders import DensityDecoder, DiscretizedDecoder
@@ -143,10 +143,10 @@ def _images(folder: RunFolder, data: str, n: int | None) -> Tensor:
     """The images that are measured, as the run sees them, in float64: shape (N, C, H, W)."""
     import torch
 
-    from clearwater.data import BUILT_IN, load_images, pixel_values
+    from clearwater.data import load_images, pixel_values, unseen_split
 
     seen = folder.config().data
-    split: Literal["held_out", "train"] = "held_out" if data == BUILT_IN else "train"
+    split = unseen_split(data)
     images = load_images(data, size=seen.size, channels=seen.channels, split=split)
     say_skipped(images)
     _, height, width = images.shape

@@ -47,7 +47,7 @@ def one_shot(
     device: Device = "auto",
 ) -> None:
     """What RUN predicts of noise at once, beside what it samples from the same noise."""
-    from clearwater.cli.sample import load_for_sampling
+    from clearwater.cli.models import load_for_sampling
     from clearwater.data import load_images, pixel_values
     from clearwater.demonstrations import OneShot
     from clearwater.demonstrations import one_shot as measured

@@ -16,9 +16,22 @@ if TYPE_CHECKING:
     from clearwater.chains import Chain
     from clearwater.config import DataConfig
     from clearwater.denoisers import Denoiser, NetworkDenoiser
+    from clearwater.inverse import Measurement
     from clearwater.sampling import Stepper, StepState
+    from clearwater.training import RunFolder
 
-__all__ = ["Guidance", "Making", "classes_of", "edited_image", "mask_of", "starting_chain"]
+__all__ = [
+    "Guidance",
+    "Making",
+    "Measured",
+    "classes_of",
+    "known_image",
+    "mask_of",
+    "sampling_chain",
+    "starting_chain",
+]
+
+_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,21 @@ class Guidance:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What is known of an image that is to be restored.
+
+    Attributes:
+        measurement: the linear map A.
+        y: what was measured, shape (1, ...).
+        noise: its standard deviation.
+    """
+
+    measurement: Measurement
+    y: Tensor
+    noise: float
+
+
+@dataclass(frozen=True)
 class Making:
     """All that is the same for every batch.
 
@@ -55,6 +83,7 @@ class Making:
         classes: image i is of class classes[i % len]; empty for none.
         guidance: away from what.
         start: an image, shape (1, C, H, W), to be changed from the chain's last level on; None to start from noise.
+        measured: what is known of the image; None for nothing.
     """
 
     network: NetworkDenoiser
@@ -67,6 +96,7 @@ class Making:
     classes: tuple[int, ...] = ()
     guidance: Guidance = Guidance()
     start: Tensor | None = None
+    measured: Measured | None = None
 
     def states(self, indices: Sequence[int]) -> Iterator[StepState]:
         """The states of the images with these numbers, from noise to data."""
@@ -77,23 +107,22 @@ class Making:
         start = None if self.start is None else self.chain.levels[-1].noise(self.start, noise())
         yield from sampling_states(self._denoiser(indices), noise, self.chain, self.stepper, start)
 
-    def batches(self, numbers: Sequence[int], batch: int, report: Callable[[float], None]) -> Iterator[list[Tensor]]:
-        """Finished images, uint8, a batch at a time, in the order of `numbers`; `report` is told the fraction done."""
+    def images(self, indices: Sequence[int], report: Callable[[float], None]) -> Tensor:
+        """The finished images with these numbers, uint8, shape (B, C, H, W); `report` is told the fraction done."""
         from clearwater.pictures import to_uint8
 
-        for first in range(0, len(numbers), batch):
-            indices = numbers[first : first + batch]
-            state: StepState | None = None
-            for state in self.states(indices):
-                report((first + len(indices) * (1 - state.k / self.chain.T)) / len(numbers))
-            assert state is not None
-            yield list(to_uint8(state.x))
+        state: StepState | None = None
+        for state in self.states(indices):
+            report(1 - state.k / self.chain.T)
+        assert state is not None
+        return to_uint8(state.x)
 
     def _denoiser(self, indices: Sequence[int]) -> Denoiser:
         import torch
 
         from clearwater.denoisers import Clipped
         from clearwater.guidance import Guided
+        from clearwater.inverse import Posterior
 
         plain: NetworkDenoiser = self.network
         labels: Tensor | None = None
@@ -108,6 +137,9 @@ class Making:
             model = Guided(
                 model, guide, self.guidance.scale, interval=self.guidance.interval, rescale=self.guidance.rescale
             )
+        if self.measured is not None:
+            y = self.measured.y.expand(len(indices), *self.measured.y.shape[1:])
+            model = Posterior(model, self.measured.measurement, y, self.measured.noise)
         return Clipped(model) if self.clip else model
 
 
@@ -134,23 +166,20 @@ def classes_of(text: str | None, data: DataConfig) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def edited_image(path: Path, data: DataConfig) -> Tensor:
-    """The image to start from, as the run sees images: shape (1, C, H, W), values in [-1, 1]."""
+def known_image(path: Path, shape: tuple[int, int, int], *, factor: int = 1) -> Tensor:
+    """An image as a run of this (C, H, W) sees images, or smaller by a factor: shape (1, C, H, W), in [-1, 1]."""
     from clearwater.data import pixel_values
     from clearwater.data.folder import read_image
 
-    assert data.size is not None
-    assert data.channels is not None
-    return pixel_values(read_image(path, data.size, data.channels)).unsqueeze(0)
+    channels, height, width = shape
+    return pixel_values(read_image(path, (height // factor, width // factor), channels)).unsqueeze(0)
 
 
-def mask_of(path: Path, data: DataConfig) -> Tensor:
+def mask_of(path: Path, shape: tuple[int, int, int]) -> Tensor:
     """1 where the mask is black, which is kept, and 0 where it is white, which is filled in; shape (1, 1, H, W)."""
     from clearwater.data.folder import read_image
 
-    assert data.size is not None
-    mask = read_image(path, data.size, 1)
-    return (mask < 128).float().unsqueeze(0)
+    return (read_image(path, shape[1:], 1) < 128).float().unsqueeze(0)
 
 
 def starting_chain(chain: Chain, level: float) -> Chain:
@@ -161,3 +190,17 @@ def starting_chain(chain: Chain, level: float) -> Chain:
         raise InputError(f"--level is a time above 0 (the image as it is) up to 1 (all noise), not {level}.")
     last = max(1, int((chain.levels.time - level).abs().argmin()))
     return Chain(chain.levels[: last + 1])
+
+
+def sampling_chain(folder: RunFolder, network: NetworkDenoiser, grid: str, steps: int | None, *, clip: bool) -> Chain:
+    """The levels of a grid that is asked for by name; all of them if it is named all, else 20 if no number is given."""
+    from clearwater.cli.models import optimal_variance
+    from clearwater.sampling import GRIDS, fitted
+
+    T = network.chain.T
+    wanted = steps or (T if grid == "all" else min(_STEPS, T))
+    if grid == "fitted":
+        return fitted(optimal_variance(folder, network, clip=clip))(network.chain, wanted)
+    if grid not in GRIDS:
+        raise InputError(f"There is no grid named '{grid}': choose one of {', '.join(GRIDS)}, fitted.")
+    return GRIDS[grid](network.chain, wanted)

@@ -6,17 +6,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clearwater.cli.progress import command, live_line
+from clearwater.cli.progress import command, live_line, say
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-    from clearwater.denoisers import NetworkDenoiser
+    from clearwater.config import DataConfig
+    from clearwater.denoisers import Denoiser, NetworkDenoiser
     from clearwater.training import RunFolder
     from clearwater.variances import LearnedNetwork, Optimal
 
-__all__ = ["VarianceOption", "load_network", "optimal_variance", "variance_folder"]
+__all__ = [
+    "VarianceOption",
+    "image_shape",
+    "load_for_sampling",
+    "load_network",
+    "optimal_variance",
+    "variance_folder",
+]
 
 _MEASURED = "2"  # the way of measuring: another one does not take this one's files for its own
 
@@ -101,3 +109,24 @@ def optimal_variance(
         )
     folder.save_variance(fitted, key)
     return fitted
+
+
+def load_for_sampling(run: Path, *, device: str) -> tuple[Denoiser, tuple[int, int, int], torch.device]:
+    """The run's denoiser, clipped, the shape (C, H, W) of its images, and the device it is on."""
+    from clearwater.assembly import pick_device
+    from clearwater.denoisers import Clipped
+    from clearwater.training import RunFolder
+
+    chosen = pick_device(device)
+    folder = RunFolder.open(run)
+    network = load_network(folder, chosen, variance=None, clip=True)
+    for warning in folder.warnings:
+        say(warning)
+    return Clipped(network), image_shape(run, folder.config().data), chosen
+
+
+def image_shape(run: Path, data: DataConfig) -> tuple[int, int, int]:
+    """(C, H, W) of the run's images."""
+    if data.size is None or data.channels is None:
+        raise InputError(f"The configuration of '{run}' does not say the size of its images: train it again.")
+    return data.channels, *data.size

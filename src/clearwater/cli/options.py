@@ -10,9 +10,13 @@ import typer
 from clearwater.cli.models import VarianceOption
 from clearwater.errors import InputError
 
-__all__ = ["Batch", "Data", "Device", "Levels", "Out", "Run", "Seed", "Variance", "refuse_picture"]
+__all__ = ["BATCH", "Batch", "Count", "Data", "Device", "Levels", "Out", "Run", "Seed", "Variance", "refuse_picture"]
 
-Data = Annotated[str, typer.Argument(help="fashion-mini (built in), or a folder of images.", show_default=False)]
+BATCH = 64
+
+Data = Annotated[
+    str, typer.Argument(help="fashion-mini (built in), a folder of images, or an IDX file.", show_default=False)
+]
 Run = Annotated[Path, typer.Argument(help="The folder that `clearwater train --out` wrote.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write to.", show_default=False)]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Image i depends on the seed and i alone.")]
@@ -22,6 +26,7 @@ Device = Annotated[
 Batch = Annotated[
     int | None, typer.Option("--batch", min=1, help="Images at a time; does not change them.", show_default="64")
 ]
+Count = Annotated[int, typer.Option("--n", "-n", min=1, help="How many images.")]
 Levels = Annotated[
     int | None,
     typer.Option("--levels", min=1, help="Steps of the sampler.", show_default="all levels of the chain"),

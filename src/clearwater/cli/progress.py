@@ -29,8 +29,11 @@ class Report(Protocol):
 
 
 @contextmanager
-def live_line(title: str) -> Iterator[Report]:
-    """One line that is kept up to date; without a terminal, a new line every ten seconds."""
+def live_line(title: str, *, shown: bool = True) -> Iterator[Report]:
+    """One line that is kept up to date; without a terminal, a new line every ten seconds; none unless `shown`."""
+    if not shown:
+        yield lambda fraction, text: None
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         last = -_PLAIN_SECONDS

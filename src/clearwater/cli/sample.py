@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import io
-import json
-import shutil
-import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clearwater.cli.making import Guidance, Making, classes_of, edited_image, mask_of, starting_chain
-from clearwater.cli.models import load_network
-from clearwater.cli.options import Batch, Device, Out, Run, Seed, Variance, refuse_picture
+from clearwater.cli.making import (
+    Guidance,
+    Making,
+    classes_of,
+    known_image,
+    mask_of,
+    sampling_chain,
+    starting_chain,
+)
+from clearwater.cli.models import image_shape, load_network
+from clearwater.cli.options import BATCH, Batch, Count, Device, Out, Run, Seed, Variance, refuse_picture
 from clearwater.cli.process import keep_freed_memory
-from clearwater.cli.progress import live_line, say
+from clearwater.cli.progress import say
+from clearwater.cli.writing import fingerprint, refuse_other, write_samples
 from clearwater.errors import InputError
-from clearwater.files import write_atomically
 
 if TYPE_CHECKING:
-    import torch
-    from PIL import Image
-
-    from clearwater.chains import Chain
-    from clearwater.config import DataConfig
-    from clearwater.denoisers import Denoiser, NetworkDenoiser
     from clearwater.sampling import Stepper
-    from clearwater.training import RunFolder
 
-__all__ = ["load_for_sampling", "sample"]
+__all__ = ["sample"]
 
-_MANIFEST = "samples.json"
-_PART = ".part"
-_IN_GRID = 100
-_BATCH = 64
 _ANIMATED = 16
-_STEPS = 20
 
 
 def _list(asked: bool) -> None:
@@ -56,7 +47,7 @@ def _list(asked: bool) -> None:
 def sample(
     run: Run,
     out: Out,
-    n: Annotated[int, typer.Option("--n", min=1, help="How many images.")] = 16,
+    n: Count = 16,
     seed: Seed = 0,
     batch: Batch = None,
     sampler: Annotated[str, typer.Option(help="How to sample; --list explains them.")] = "dpm++2m",
@@ -99,12 +90,14 @@ def sample(
     from clearwater.sampling import RePaint, SamplerOptions
     from clearwater.sampling import sampler as named_sampler
     from clearwater.training import RunFolder
+    from clearwater.world import world
 
     keep_freed_memory()
     if animate is not None:
         refuse_picture(animate, ".gif")
     if mask is not None and image is None:
         raise InputError("A mask says what of an image is filled in: give the image with --from.")
+    refuse_other(out)
     chosen = pick_device(device)
     folder = RunFolder.open(run)
     stepper: Stepper = named_sampler(sampler, SamplerOptions(eta, churn, tolerance))
@@ -112,15 +105,16 @@ def sample(
     for warning in folder.warnings:
         say(warning)
     data = folder.config().data
-    shape = _shape(run, data)
-    chain = _grid(folder, network, grid, steps, sampler, clip=clip)
+    shape = image_shape(run, data)
+    all_levels = steps is None and sampler == "ancestral"
+    chain = sampling_chain(folder, network, "all" if all_levels else grid, steps, clip=clip)
     start = None
     if image is not None:
-        start = edited_image(image, data).to(chosen)
+        start = known_image(image, shape).to(chosen)
         if mask is None:
             chain = starting_chain(chain, level)
         else:
-            stepper, start = RePaint(stepper, start, mask_of(mask, data).to(chosen), repaint), None
+            stepper, start = RePaint(stepper, start, mask_of(mask, shape).to(chosen), repaint), None
     numbers = classes_of(classes, data)
     away, away_knows = None, False
     if guide is not None:
@@ -144,7 +138,7 @@ def sample(
     made: dict[str, Any] = {
         "run": str(run),
         "step": folder.model()[1].step,
-        "n": n,
+        "weights": fingerprint(network),
         "seed": seed,
         "sampler": sampler,
         "steps": chain.T,
@@ -155,147 +149,18 @@ def sample(
         "variance": variance or "the run's",
         "clip": clip,
         "classes": list(numbers),
-        "guidance": [guidance, *interval, rescale, str(guide) if guide else None],
-        "from": [str(image), level, str(mask) if mask else None, repaint] if image else None,
+        "guidance": [guidance, *interval, rescale],
+        "guide": [str(guide), fingerprint(away)] if away else None,
+        "from": [str(image), fingerprint(image), level] if image else None,
+        "mask": [str(mask), fingerprint(mask), repaint] if mask else None,
     }
-    _write(out, making, made, n, min(batch or _BATCH, n), npz)
-    if animate is not None:
-        _animate(animate, making, min(n, _ANIMATED))
-    say(f"{n} image(s) in '{out}'; look at {out / 'grid.png'}")
-
-
-def _grid(
-    folder: RunFolder, network: NetworkDenoiser, name: str, steps: int | None, sampler: str, *, clip: bool
-) -> Chain:
-    from clearwater.cli.models import optimal_variance
-    from clearwater.sampling import GRIDS, fitted
-
-    T = network.chain.T
-    wanted = steps or (T if sampler == "ancestral" or name == "all" else min(_STEPS, T))
-    if name == "fitted":
-        return fitted(optimal_variance(folder, network, clip=clip))(network.chain, wanted)
-    if name not in GRIDS:
-        raise InputError(f"There is no grid named '{name}': choose one of {', '.join(GRIDS)}, fitted.")
-    return GRIDS[name](network.chain, wanted)
-
-
-def load_for_sampling(run: Path, *, device: str) -> tuple[Denoiser, tuple[int, int, int], torch.device]:
-    """The run's denoiser, clipped, the shape (C, H, W) of its images, and the device it is on."""
-    from clearwater.assembly import pick_device
-    from clearwater.denoisers import Clipped
-    from clearwater.training import RunFolder
-
-    chosen = pick_device(device)
-    folder = RunFolder.open(run)
-    network = load_network(folder, chosen, variance=None, clip=True)
-    for warning in folder.warnings:
-        say(warning)
-    return Clipped(network), _shape(run, folder.config().data), chosen
-
-
-def _shape(run: Path, data: DataConfig) -> tuple[int, int, int]:
-    if data.size is None or data.channels is None:
-        raise InputError(f"The configuration of '{run}' does not say the size of its images: train it again.")
-    return data.channels, *data.size
-
-
-def _write(out: Path, making: Making, made: dict[str, Any], n: int, batch: int, npz: bool) -> None:
-    """Makes the images in a folder within `out`, which is on the same disk, then moves them up.
-
-    An earlier sample stays until this one is complete. What is in the folder of an interrupted one is gone on with
-    if it was made in the same way.
-    """
-    from clearwater.pictures.images import to_image
-
-    _refuse_other(out)
-    part = out / _PART
-    manifest = json.dumps(made, indent=1)
-    if part.is_dir() and _text(part / _MANIFEST) != manifest:
-        shutil.rmtree(part)
-    part.mkdir(parents=True, exist_ok=True)
-    write_atomically(part / _MANIFEST, manifest.encode())
-    left = [i for i in range(n) if not (part / _name(i)).is_file()]
-    if len(left) < n:
-        say(f"Going on: {n - len(left)} of {n} images are there.")
-    with live_line("sampling") as report:
-        numbers = iter(left)
-        for images in making.batches(left, batch, lambda at: report(at, f"{len(left)} images")):
-            for image in images:
-                buffer = io.BytesIO()
-                to_image(image).save(buffer, "PNG")
-                write_atomically(part / _name(next(numbers)), buffer.getvalue(), durable=False)
-    _overview([part / _name(i) for i in range(min(n, _IN_GRID))]).save(part / "grid.png")
-    if npz:
-        _write_npz(part / "samples.npz", [part / _name(i) for i in range(n)])
-    if (out / _MANIFEST).is_file():
-        say(f"The earlier sample in '{out}' is replaced.")
-        _empty(out)
-    for path in part.iterdir():
-        path.rename(out / path.name)
-    part.rmdir()
-
-
-def _name(i: int) -> str:
-    return f"{i:06d}.png"
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _overview(paths: Sequence[Path]) -> Image.Image:
-    import torch
-
-    from clearwater.pictures import enlarged, grid
-
-    return enlarged(grid(torch.stack([_pixels(path) for path in paths])))
-
-
-def _pixels(path: Path) -> torch.Tensor:
-    """uint8, shape (C, H, W)."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    with Image.open(path) as image:
-        array = np.asarray(image)
-    return torch.from_numpy(array.reshape(*array.shape[:2], -1).copy()).permute(2, 0, 1)
-
-
-def _write_npz(path: Path, images: Sequence[Path]) -> None:
-    """The images as numpy.load reads them, one at a time, so that memory does not grow with their number."""
-    import numpy as np
-
-    first = _pixels(images[0]).permute(1, 2, 0).numpy()
-    with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("images.npy", "w", force_zip64=True) as file,
-    ):
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *first.shape)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for image in images:
-            file.write(_pixels(image).permute(1, 2, 0).contiguous().numpy().tobytes())
+    with world() as processes:
+        write_samples(out, making, made, n, min(batch or BATCH, n), processes, npz=npz)
+        if animate is not None and processes.first:
+            _animate(animate, making, min(n, _ANIMATED))
 
 
 def _animate(path: Path, making: Making, n: int) -> None:
     from clearwater.pictures import reverse_frames, write_animation
 
     write_animation(path, reverse_frames(making.states(range(n)), making.chain.T))
-
-
-def _refuse_other(out: Path) -> None:
-    """Refuses a folder that holds anything but an earlier sample."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"'{out}' is a file: give --out a folder that does not exist, is empty or holds samples.")
-    if out.is_dir() and not (out / _MANIFEST).is_file() and any(path.name != _PART for path in out.iterdir()):
-        raise InputError(f"'{out}' holds something that is not a sample: give --out an empty or a new folder.")
-
-
-def _empty(out: Path) -> None:
-    """Removes an earlier sample, and nothing else, from its folder."""
-    images = [path for path in out.glob("*.png") if path.stem.isdecimal()]
-    for made in [*images, out / "grid.png", out / "samples.npz", out / _MANIFEST]:
-        made.unlink(missing_ok=True)

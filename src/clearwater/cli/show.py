@@ -9,6 +9,7 @@ import typer
 
 from clearwater.cli.options import Data, Device, Levels, Run, Seed, refuse_picture
 from clearwater.cli.progress import live_line, say, say_skipped
+from clearwater.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +62,7 @@ def forward(
 @app.command()
 def reverse(run: Run, out: PictureFile, seed: Seed = 0, levels: Levels = None, device: Device = "auto") -> None:
     """Samples of RUN appearing, with the prediction of x_0: a strip (.png) or an animation (.gif)."""
-    from clearwater.cli.sample import load_for_sampling
+    from clearwater.cli.models import load_for_sampling
     from clearwater.pictures import reverse_frames, reverse_strip, write_animation, write_picture
     from clearwater.randomness import ImageNoise
     from clearwater.sampling import sampling_states
@@ -101,6 +102,8 @@ def chain(
     from clearwater.training import load_denoiser
 
     refuse_picture(out, ".png")
+    if name == "learned":
+        raise InputError("A learned chain belongs to the run that learned it: give the RUN in place of its name.")
     if Path(name).is_dir():
         steps = load_denoiser(name, "cpu").chain
         steps = steps if levels is None else steps.strided(levels)

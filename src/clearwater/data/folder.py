@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from clearwater.errors import InputError
 
-__all__ = ["fit", "read_folder", "read_image"]
+__all__ = ["common_size", "fit", "read_folder", "read_image"]
 
 _EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"}
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -50,7 +51,7 @@ def read_folder(
         headers = dict(zip(paths, pool.map(_header, paths), strict=True))
         while True:
             known = [header for header in headers.values() if header is not None]
-            height_width = size or _common_size([of_file for of_file, _ in known])
+            height_width = size or common_size([of_file for of_file, _ in known])
             depth = channels or (1 if all(grey for _, grey in known) else 3)
             results = list(pool.map(partial(_read, height_width, "L" if depth == 1 else "RGB"), paths))
             broken = [path for path, result in zip(paths, results, strict=True) if isinstance(result, str)]
@@ -94,7 +95,8 @@ def _header(path: Path) -> tuple[tuple[int, int], bool] | None:
         return None
 
 
-def _common_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+def common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The (height, width) that images of these sizes are read at, if nothing else is asked for."""
     shared = set(sizes)
     if len(shared) == 1 and max(sizes[0]) <= _LARGEST_OWN_SIZE:
         return sizes[0]

@@ -4,7 +4,7 @@ from clearwater.sampling.adaptive import AdaptiveODE
 from clearwater.sampling.ancestral import Ancestral
 from clearwater.sampling.ddim import DDIM
 from clearwater.sampling.dpm_solver import DPMSolver, SDEDPMSolver, SinglestepDPMSolver
-from clearwater.sampling.encoding import encode, slerp
+from clearwater.sampling.encoding import Encoded, encode, interpolated, slerp
 from clearwater.sampling.grids import GRIDS, Grid, all_levels, fitted, karras, leading, log_snr, quadratic, trailing
 from clearwater.sampling.heun import Euler, Heun
 from clearwater.sampling.loop import StepState, sample, sampling_states
@@ -20,6 +20,7 @@ __all__ = [
     "AdaptiveODE",
     "Ancestral",
     "DPMSolver",
+    "Encoded",
     "Euler",
     "Grid",
     "Heun",
@@ -34,6 +35,7 @@ __all__ = [
     "all_levels",
     "encode",
     "fitted",
+    "interpolated",
     "karras",
     "leading",
     "log_snr",

@@ -91,7 +91,7 @@ class DPMSolver(Stepper):
             r_0, r_1 = (lambdas[i] - lambdas[i - 1]) / h, (lambdas[i - 1] - lambdas[i - 2]) / h
             of_d1 = float(s.alpha) * (decay / h + 1)
             # Of the second derivative, which is twice the divided difference D2. The authors' code and its copies leave
-            # the 2 out, and are of second order (docs/samplers.md).
+            # the 2 out, and are of second order (docs/mathematics/samplers.md).
             of_d2 = -2 * float(s.alpha) * ((decay + h) / h**2 - 0.5)
             # D1 and D2 are made up of a = (m_0 - m_1) / r_0 and b = (m_1 - m_2) / r_1.
             of_a = of_d1 * (1 + r_0 / (r_0 + r_1)) + of_d2 / (r_0 + r_1)

@@ -1,6 +1,8 @@
-"""The way back: from an image to the noise that a deterministic sampler makes it of; and between two noises."""
+"""The way back: from an image to the noise that a deterministic sampler makes it of; and between two of them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,10 +10,11 @@ from torch import Tensor
 from clearwater.chains import Chain
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
+from clearwater.levels import Level, scale
 from clearwater.sampling.ddim import DDIM
 from clearwater.sampling.steps import Memory, Stepper
 
-__all__ = ["encode", "slerp"]
+__all__ = ["Encoded", "encode", "interpolated", "slerp"]
 
 _FIRST_ITERATIONS = 4
 
@@ -65,3 +68,39 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     of_b = ((weight * angle).sin() / sine).where(~small, torch.full_like(angle, weight))
     between: Tensor = of_a * flat_a + of_b * flat_b
     return between.to(a.dtype).reshape(a.shape)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Images, and the x_t that a deterministic sampler makes them of.
+
+    Attributes:
+        x_0: the images, shape (B, ...).
+        x_t: the same shape.
+        level: the level of x_t, shape ().
+    """
+
+    x_0: Tensor
+    x_t: Tensor
+    level: Level
+
+    @property
+    def eps(self) -> Tensor:
+        """What is not image in x_t, as noise of standard deviation 1."""
+        return scale(1 / self.level.sigma, self.x_t - scale(self.level.alpha, self.x_0))
+
+
+def interpolated(a: Encoded, b: Encoded, weight: float) -> Tensor:
+    """x_t between two at the same level: the images along the straight line, the noises along the sphere.
+
+    So it has the signal and the noise that belong to the level. (Along the sphere as a whole, images would gain
+    contrast, by √2 in the middle; along the line, noise would lose it.)
+
+    Args:
+        a: one of them.
+        b: the other.
+        weight: 0 for a, 1 for b.
+    """
+    if float(a.level.alpha) != float(b.level.alpha) or float(a.level.sigma) != float(b.level.sigma):
+        raise InputError("Images are interpolated between at one level: encode both on the same chain.")
+    return a.level.noise(torch.lerp(a.x_0, b.x_0, weight), slerp(a.eps, b.eps, weight))
