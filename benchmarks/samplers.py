@@ -24,13 +24,14 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a process a core is faster than two threa
 import torch
 
 from clearwater import Clipped, load_images
-from clearwater.cli.models import load_network, optimal_variance
+from clearwater.cli.making import sampling_chain
+from clearwater.cli.models import load_network
 from clearwater.cli.process import keep_freed_memory
 from clearwater.denoisers import Denoiser
 from clearwater.evaluation import Moments, frechet_distance, load_garment_classifier
 from clearwater.pictures import to_uint8
 from clearwater.randomness import ImageNoise
-from clearwater.sampling import GRIDS, fitted, sampler, sampling_states
+from clearwater.sampling import sampler, sampling_states
 from clearwater.training import RunFolder
 
 _BATCH = 100
@@ -61,8 +62,9 @@ def measure(run: Path, cell: Cell) -> float:
     network = load_network(folder, device, variance=None if cell.variance == "own" else cell.variance, clip=True)
     denoiser: Denoiser = Clipped(network)
     T = denoiser.chain.T
-    make = fitted(optimal_variance(folder, network, clip=True)) if cell.grid == "fitted" else GRIDS[cell.grid]
-    chain = denoiser.chain if cell.steps == T else make(denoiser.chain, cell.steps)
+    chain = denoiser.chain
+    if cell.steps < T:
+        chain = sampling_chain(folder, network, cell.grid, cell.steps, clip=True)
     classifier = load_garment_classifier()
     moments = None
     for first in range(0, cell.n, _BATCH):

@@ -77,7 +77,7 @@ class ModelConfig(_Section):
     )
     heads: Count = _setting(1, "attention heads")
     dropout: float = _setting(0.1, "dropout rate inside the residual blocks", ge=0, lt=1)
-    group_size: Count | None = _setting(
+    group_size: Annotated[int, Field(ge=2, le=10**9)] | None = _setting(
         None, "channels a group of the normalisations; unset: 32 groups; multiples of 16 are fast on a processor"
     )
     patch: Small = _setting(1, "pixels are folded patch × patch into channels at the input, and back at the output")

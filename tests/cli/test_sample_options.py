@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from clearwater import (
     DDIM,
@@ -28,7 +28,6 @@ from clearwater import (
     Guided,
     Heun,
     NetworkDenoiser,
-    RePaint,
     SDEDPMSolver,
     SinglestepDPMSolver,
     Stepper,
@@ -37,13 +36,21 @@ from clearwater import (
     load_denoiser,
     load_images,
     sample,
-    sampling_states,
 )
 from clearwater.cli import run
 from clearwater.data import pixel_values
-from clearwater.pictures import grid, to_uint8
+from clearwater.pictures import to_uint8
 from clearwater.randomness import ImageNoise
-from clearwater.sampling import SAMPLERS, fitted, karras, leading, log_snr, quadratic
+from clearwater.sampling import (
+    SAMPLERS,
+    fitted_to_bound,
+    fitted_to_path,
+    karras,
+    leading,
+    log_snr,
+    path_costs,
+    quadratic,
+)
 
 Pixels = npt.NDArray[np.uint8]
 SHAPE = (1, 8, 8)
@@ -54,7 +61,7 @@ N, SEED = 4, 3
 
 @pytest.fixture(scope="module")
 def home(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of three classes, and runs: with classes, one trained less, and less without classes."""
+    """Images of three classes, and runs: with classes, one trained less, less without classes, one in colours."""
     home = tmp_path_factory.mktemp("options")
     drawn = np.random.default_rng(0)
     for i, name in enumerate(CLASSES):
@@ -62,11 +69,12 @@ def home(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) 
         for j in range(4):
             pixels = np.clip(20 + 100 * i + drawn.normal(0, 20, (8, 8)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(home / "images" / name / f"{j}.png")
-    for out, steps, labels in (("run", 200, True), ("weak", 40, True), ("plain", 40, False)):
+    for out, steps, *options in (("run", 200, "--labels"), ("weak", 40, "--labels"), ("plain", 40), ("colour", 1)):
         sets = ("objective=v", f"chain.levels={LEVELS}", f"training.steps={steps}", "training.learning_rate=4e-3")
-        (home / "tiny.toml").write_text(tiny(*sets, "training.label_dropout=0.3").to_toml())
-        options = ["--out", str(home / out), "--config", str(home / "tiny.toml"), "--device", "cpu"]
-        assert run(["train", str(home / "images"), *options, *(["--labels"] if labels else [])]) == 0
+        channels = f"data.channels={3 if out == 'colour' else 1}"
+        (home / "tiny.toml").write_text(tiny(*sets, channels, "training.label_dropout=0.3").to_toml())
+        where = ["--out", str(home / out), "--config", str(home / "tiny.toml"), "--device", "cpu"]
+        assert run(["train", str(home / "images"), *where, *map(str, options)]) == 0
     return home
 
 
@@ -86,7 +94,7 @@ def _model(home: Path, name: str = "run", labels: Sequence[int] | None = None) -
 
 def _expected(model: Denoiser, stepper: Stepper | None = None, chain: Chain | None = None) -> Pixels:
     """The library's samples of a model that is not clipped yet; by default as the command has it."""
-    stepper, chain = stepper or DPMSolver(2), chain or model.chain.strided(20)
+    stepper, chain = stepper or UniPC(), chain or model.chain.strided(20)
     return to_uint8(sample(Clipped(model), N, SHAPE, seed=SEED, chain=chain, stepper=stepper))[:, 0].numpy()
 
 
@@ -184,17 +192,24 @@ def test_another_run_can_be_the_guide(
 # --- samplers and grids
 
 
-def _fitted(home: Path, chain: Chain, steps: int) -> Chain:
+def _fitted_to_bound(home: Path, chain: Chain, steps: int) -> Chain:
     exactly = replace(load_denoiser(home / "run", "cpu"), autocast=None)
     images = pixel_values(load_images(home / "images").images)
-    return fitted(fit_optimal_variance(Clipped(exactly), images))(chain, steps)
+    return fitted_to_bound(fit_optimal_variance(Clipped(exactly), images))(chain, steps)
+
+
+def _fitted_to_path(home: Path, chain: Chain, steps: int) -> Chain:
+    noises = [ImageNoise(0, range(first, first + 16), SHAPE, "cpu") for first in (0, 16)]
+    costs = [path_costs(Clipped(load_denoiser(home / "run", "cpu")), noise) for noise in noises]
+    return fitted_to_path((costs[0] + costs[1]) / 2)(chain, steps)
 
 
 def _every(home: Path, chain: Chain) -> dict[str, tuple[Stepper, Chain]]:
     """What some command lines stand for."""
     trailing = chain.strided(20)
     return {
-        "": (DPMSolver(2), trailing),
+        "": (UniPC(2), trailing),
+        "--sampler dpm++2m": (DPMSolver(2), trailing),
         "--sampler ddim": (DDIM(), trailing),
         "--sampler ddim --eta 0.5 --steps 7": (DDIM(0.5), chain.strided(7)),
         "--sampler euler --churn 3": (Euler(3.0), trailing),
@@ -202,14 +217,15 @@ def _every(home: Path, chain: Chain) -> dict[str, tuple[Stepper, Chain]]:
         "--sampler dpm++3m --grid karras --steps 8": (DPMSolver(3), karras(chain, 8)),
         "--sampler dpm++2s --grid log_snr --steps 8": (SinglestepDPMSolver(), log_snr(chain, 8)),
         "--sampler dpm++2m-sde --steps 8": (SDEDPMSolver(), chain.strided(8)),
-        "--sampler unipc --grid quadratic": (UniPC(2), quadratic(chain, 20)),
+        "--grid quadratic": (UniPC(2), quadratic(chain, 20)),
         "--sampler unipc-bh1 --steps 5": (UniPC(2, "bh1"), chain.strided(5)),
         "--sampler ddim --grid leading --steps 10": (DDIM(), leading(chain, 10)),
         "--sampler ddim --grid all": (DDIM(), chain),
         "--sampler ancestral": (Ancestral(), chain),
         "--sampler ancestral --steps 12": (Ancestral(), chain.strided(12)),
         "--sampler adaptive --tolerance 0.01 --steps 3": (AdaptiveODE(0.01), chain.strided(3)),
-        "--grid fitted --steps 6": (DPMSolver(2), _fitted(home, chain, 6)),
+        "--grid bound --steps 6": (UniPC(2), _fitted_to_bound(home, chain, 6)),
+        "--grid fitted --steps 6": (UniPC(2), _fitted_to_path(home, chain, 6)),
     }
 
 
@@ -250,87 +266,9 @@ print(sorted({"matplotlib", "PIL", "safetensors", "torchdiffeq", "scipy"} & set(
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-# --- from an image
-
-
-def _image(home: Path) -> tuple[Path, torch.Tensor]:
-    path = home / "images" / "hat" / "2.png"
-    return path, pixel_values(torch.from_numpy(np.asarray(Image.open(path)).copy()))[None, None]
-
-
-@pytest.mark.parametrize(
-    ("options", "top"),
-    [([], 12), (["--level", "0.3"], 6), (["--level", "1"], 20), (["--level", "0.0001"], 1)],  # of 20 levels
-)
-def test_an_image_is_made_anew_from_the_level_asked_for(
-    home: Path, tmp_path: Path, options: list[str], top: int
-) -> None:
-    path, known = _image(home)
-    made = _made(home, tmp_path, "--from", str(path), "--classes", "hat,1", *options)
-    model = _model(home, labels=[2, 0])
-    chain = Chain(model.chain.strided(20).levels[: top + 1])
-    noise = ImageNoise(SEED, range(N), SHAPE, "cpu")
-    start = chain.levels[-1].noise(known, noise())
-    *_, state = sampling_states(Clipped(model), noise, chain, DPMSolver(2), start)
-    np.testing.assert_array_equal(made, to_uint8(state.x)[:, 0].numpy())
-
-
-def test_the_lower_the_level_the_nearer_is_the_image(home: Path, tmp_path: Path) -> None:
-    path, _ = _image(home)
-    options = ["--from", str(path), "--steps", str(LEVELS), "--level"]
-    apart = [
-        np.abs(_made(home, tmp_path / level, *options, level).astype(int) - np.asarray(Image.open(path))).mean()
-        for level in ("0.001", "0.3", "1")
-    ]
-    assert apart[0] < 8  # grey values; the noise of the first level alone is 5
-    assert apart[0] < apart[1] < apart[2]
-
-
-def _mask(path: Path, side: int) -> npt.NDArray[np.bool_]:
-    """Writes a mask, white in the lower right quarter; returns which of the run's pixels are black."""
-    white = np.zeros((side, side), bool)
-    white[side // 2 :, side // 2 :] = True
-    Image.fromarray(np.where(white, 255, 0).astype(np.uint8)).save(path)
-    return ~white[:: side // 8, :: side // 8]
-
-
-@pytest.mark.parametrize(("options", "times"), [([], 5), (["--repaint", "2"], 2)])
-@pytest.mark.parametrize("side", [8, 32])
-def test_what_the_mask_leaves_black_is_the_image_s_and_the_rest_is_filled_in(
-    home: Path, tmp_path: Path, options: list[str], times: int, side: int
-) -> None:
-    path, known = _image(home)
-    black = _mask(tmp_path / "mask.png", side)
-    given = ["--from", str(path), "--mask", str(tmp_path / "mask.png"), "--sampler", "heun", "--steps", "6"]
-    made = _made(home, tmp_path / "out", *given, *options)
-    pixels = np.asarray(Image.open(path))
-    np.testing.assert_array_equal(made[:, black], np.broadcast_to(pixels[black], (N, int(black.sum()))))
-    assert (made[:, ~black] != pixels[~black]).any(1).all()
-    stepper = RePaint(Heun(), known, torch.from_numpy(black).float(), times)
-    model = _model(home)
-    np.testing.assert_array_equal(made, _expected(model, stepper, model.chain.strided(6)))
-
-
-# --- animation
-
-
-@pytest.mark.parametrize(("n", "shown"), [(4, 4), (20, 16)])
-def test_the_animation_ends_with_the_finished_images(home: Path, tmp_path: Path, n: int, shown: int) -> None:
-    made = _made(home, tmp_path / "out", "--animate", str(tmp_path / "a.gif"), "--classes", "all", n=n)
-    with Image.open(tmp_path / "a.gif") as animation:
-        frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(animation)]
-    assert len(frames) == 21  # the noise, and each of 20 steps
-    sheet = np.asarray(grid(torch.from_numpy(made[:shown])[:, None])).astype(int)
-    factor = frames[-1].shape[0] // sheet.shape[0]
-    # Made for itself, in another batch if there are more than 16: hence the rounding.
-    last = frames[-1][::factor, ::factor][:, : sheet.shape[1]]
-    assert np.abs(last - sheet).max() <= 1
-    assert np.abs(frames[0][::factor, ::factor][:, : sheet.shape[1]] - sheet).max() > 50
-
-
 # --- refusals
 
-# options, what the sentence names; RUN, PLAIN and OTHER are runs, IMAGE and MASK images, TMP a folder
+# options, what the sentence names; HOME is the folder with the runs
 WRONG = [
     ("--classes scarf", "'scarf'"),
     ("--classes 3", "'3'"),
@@ -340,9 +278,9 @@ WRONG = [
     ("--classes hat --guidance 2 --guidance-interval 0.7 0.2", "(0.7, 0.2)"),
     ("--classes hat --guidance 2 --guidance-interval -0.1 1", "(-0.1, 1.0)"),
     ("--classes hat --guidance 2 --guidance-rescale 1.5", "1.5"),
-    ("--guidance 2 --guide TMP/none", "none"),
-    ("--guidance 2 --guide IMAGE", "2.png"),
-    ("--guidance 2 --guide OTHER", "OTHER"),
+    ("--guidance 2 --guide HOME/none", "none"),
+    ("--guidance 2 --guide HOME/images", "images"),
+    ("--guidance 2 --guide HOME/colour", "colour"),
     ("--sampler magic", "'magic'"),
     ("--sampler heun --eta 0.5", "eta"),
     ("--eta 0.5", "eta"),
@@ -354,65 +292,31 @@ WRONG = [
     ("--grid magic", "'magic'"),
     ("--grid all --steps 5", "5"),
     ("--grid leading --steps 61", "61"),
-    ("--from TMP/none.png", "none.png"),
-    ("--from RUN/config.toml", "config.toml"),
-    ("--from IMAGE --level 0", "0.0"),
-    ("--from IMAGE --level 1.1", "1.1"),
-    ("--from IMAGE --level -0.5", "-0.5"),
-    ("--from IMAGE --level nan", "nan"),
-    ("--mask MASK", "--from"),
-    ("--from IMAGE --mask TMP/none.png", "none.png"),
-    ("--from IMAGE --mask MASK --repaint 0", "--repaint"),
-    ("--animate TMP/a.png", "a.png"),
-    ("--animate TMP/a", "'a'"),
-    ("--animate TMP/none/a.gif", "none"),
 ]
 
 
-@pytest.fixture(scope="module")
-def places(home: Path, tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("wrong")
-    _mask(folder / "mask.png", 8)
-    # A run of coloured images, which can guide none of grey ones.
-    (folder / "tiny.toml").write_text(tiny("data.channels=3", "training.steps=1").to_toml())
-    options = ["--out", str(folder / "OTHER"), "--config", str(folder / "tiny.toml"), "--device", "cpu"]
-    assert run(["train", str(home / "images"), *options]) == 0
-    return {
-        "RUN": str(home / "run"),
-        "OTHER": str(folder / "OTHER"),
-        "IMAGE": str(_image(home)[0]),
-        "MASK": str(folder / "mask.png"),
-        "TMP": str(folder),
-    }
-
-
-def _sentence(command: Sequence[str], places: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str:
-    arguments = list(command)
-    for name, path in places.items():
-        arguments = [part.replace(name, path) for part in arguments]
+def _refused(of: Path, out: Path, options: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The only sentence that a refused command says; nothing is written."""
     capsys.readouterr()
-    assert run(arguments) == 2
+    given = options.replace("HOME", str(of.parent)).split()
+    assert run(["sample", str(of), "--out", str(out), "--n", "2", "--device", "cpu", *given]) == 2
     said = capsys.readouterr()
-    assert said.out == ""
     lines = said.err.splitlines()
     assert [line for line in lines if line.startswith("Error: ")] == lines[-1:]
-    return lines[-1]
+    assert said.out == ""
+    assert not out.exists()
+    return lines[-1].replace(str(of), "")
 
 
 @pytest.mark.parametrize(("options", "named"), WRONG, ids=[options for options, _ in WRONG])
 def test_what_cannot_be_is_one_sentence_before_anything_is_written(
-    places: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, named: str
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, named: str
 ) -> None:
-    out = tmp_path / "out"
-    sentence = _sentence(["sample", "RUN", "--out", str(out), "--n", "2", *options.split()], places, capsys)
-    assert named in sentence.replace(places["RUN"], "")
-    assert not out.exists()
+    assert named in _refused(home / "run", tmp_path / "out", options, capsys)
 
 
-@pytest.mark.parametrize("options", [["--classes", "hat"], ["--classes", "all"], ["--guidance", "2", "--classes", "0"]])
+@pytest.mark.parametrize("options", ["--classes hat", "--classes all", "--guidance 2 --classes 0"])
 def test_classes_of_a_run_that_knows_none_are_refused(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str
 ) -> None:
-    command = ["sample", str(home / "plain"), "--out", str(tmp_path / "out"), *options]
-    assert "This run knows no classes" in _sentence(command, {}, capsys)
-    assert not (tmp_path / "out").exists()
+    assert "This run knows no classes" in _refused(home / "plain", tmp_path / "out", options, capsys)

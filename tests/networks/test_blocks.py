@@ -84,19 +84,34 @@ def test_normalisation_has_32_groups_and_the_paper_s_epsilon():
 
 @pytest.mark.parametrize(
     ("channels", "group_size", "groups"),
-    [(128, None, 32), (48, None, 16), (16, None, 16), (64, 16, 4), (48, 16, 3), (8, 16, 1), (7, None, 1)],
+    [
+        (128, None, 32),
+        (48, None, 16),
+        (16, None, 8),
+        (32, None, 16),
+        (64, 16, 4),
+        (48, 16, 3),
+        (8, 16, 1),
+        (7, None, 1),
+    ],
 )
 def test_the_number_of_groups_follows_the_width(channels, group_size, groups):
     assert normalization(channels, group_size).num_groups == groups
 
 
 @settings(deadline=None)
-@given(st.integers(1, 300), st.none() | st.integers(1, 64))
+@given(st.integers(1, 300), st.none() | st.integers(2, 64))
 def test_any_width_can_be_normalised(channels, group_size):
-    """The groups divide the channels, and are no more than asked for."""
+    """The groups divide the channels, are no more than asked for, and none is a channel alone."""
     groups = normalization(channels, group_size).num_groups
     assert channels % groups == 0
     assert groups <= (32 if group_size is None else max(1, channels // group_size))
+    assert groups == 1 or channels // groups >= 2
+
+
+def test_groups_of_one_channel_are_refused():
+    with pytest.raises(InputError, match="give group_size 2 or more"):
+        normalization(8, 1)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(8, 8), (8, 12)])

@@ -106,7 +106,7 @@ def test_a_network_that_knows_no_classes_refuses_them_and_has_no_parameters_for_
 @pytest.mark.parametrize("channels", [8, 16, 32])
 def test_a_narrow_network_with_the_paper_s_groups_tells_classes_and_times_apart(channels: int) -> None:
     """A group of one channel alone would take away what the embedding adds: one number a channel."""
-    network = UNet(2, channels=channels, multipliers=(1,), blocks=1, dropout=0.0, classes=CLASSES)
+    network = UNet(2, channels=channels, multipliers=(1,), blocks=1, attention=(), dropout=0.0, classes=CLASSES)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():

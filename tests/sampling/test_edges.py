@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from clearwater.analytic import ExactDenoiser, GaussianMixture
-from clearwater.chains import Chain, linear
+from clearwater.analytic import ExactDenoiser, GaussianMixture, gaussian_data
+from clearwater.chains import Chain, cosine, linear
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.guidance import ClassifierGuided
@@ -116,3 +116,19 @@ def test_a_tolerance_of_zero_is_refused_and_not_replaced():
 def test_a_negative_number_of_steps_is_refused_in_a_sentence(grid):
     with pytest.raises(InputError, match=r"not -3\.$"):
         grid(linear(100), -3)
+
+
+@pytest.mark.parametrize("K", [3, 6, 12])
+def test_the_slopes_of_a_long_step_from_hardly_any_signal_are_not_averaged_blindly(K):
+    """sigma / alpha is 20,000 at the cosine chain's last level: the plain mean of two slopes leads thousands away."""
+    chain = cosine(1000)
+    denoiser = ExactDenoiser(gaussian_data(torch.tensor([0.2], dtype=torch.float64), 0.25), chain, FixedSmall())
+    z = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+
+    def end(stepper, grid):
+        *_, state = sampling_states(denoiser, noise, grid, stepper, z)
+        return state.x
+
+    exact = end(DDIM(), chain)
+    of_heun, of_euler = ((end(stepper, chain.strided(K)) - exact).abs().max() for stepper in (Heun(), Euler()))
+    assert of_heun < of_euler

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from clearwater.analytic import GaussianMixture, gaussian_bound, gaussian_data
 from clearwater.chains import Chain, cosine, linear
 from clearwater.errors import InputError
-from clearwater.sampling import GRIDS, all_levels, fitted, karras, leading, log_snr, quadratic, trailing
-from clearwater.sampling.grids import step_costs
+from clearwater.sampling import GRIDS, all_levels, fitted_to_bound, karras, leading, log_snr, quadratic, trailing
+from clearwater.sampling.fitting import step_costs
 from clearwater.schedules import VE, VP, CosineSchedule, RectifiedFlow
 from clearwater.variances import Optimal
 
@@ -46,10 +46,10 @@ def counts(T):
 
 
 @of_chain
-@pytest.mark.parametrize("name", [*(name for name in GRIDS if name != "all"), "fitted"])
+@pytest.mark.parametrize("name", [*(name for name in GRIDS if name != "all"), "bound"])
 def test_a_grid_has_its_steps_from_level_t_to_data(chain, name):
     """The chain itself refuses levels whose noise or time does not rise. The leading grid alone begins below."""
-    grid = fitted(optimal(chain), candidates=40) if name == "fitted" else GRIDS[name]
+    grid = fitted_to_bound(optimal(chain), candidates=40) if name == "bound" else GRIDS[name]
     for K in counts(min(chain.T, 40)):
         levels = grid(chain, K).levels
         assert len(levels) == K + 1
@@ -183,7 +183,7 @@ def test_the_fitted_grid_is_the_best_of_all_there_are(chain, K):
     variance = Optimal(chain.levels.time[1:], bumpy)
     ways = [[0, *inner, chain.T] for inner in itertools.combinations(range(1, chain.T), K - 1)]
     costs = [of_grid(chain, variance, Chain(chain.levels[torch.tensor(way)])) for way in ways]
-    found = fitted(variance)(chain, K)
+    found = fitted_to_bound(variance)(chain, K)
     best = ways[min(range(len(ways)), key=costs.__getitem__)]
     assert torch.equal(found.levels.sigma, chain.levels.sigma[best])
     assert of_grid(chain, variance, found) == pytest.approx(min(costs), rel=1e-12)
@@ -232,7 +232,7 @@ def test_the_fitted_grid_has_no_higher_bound_than_any_other(of_mixture, K):
     fast as the signal-to-noise ratio), so a grid that has fewer steps counts as well.
     """
     chain, variance = of_mixture
-    best = of_grid(chain, variance, fitted(variance)(chain, K))
+    best = of_grid(chain, variance, fitted_to_bound(variance)(chain, K))
     beaten = 0
     for grid in (trailing, leading, quadratic, log_snr, karras):
         times = grid(chain, K).levels.time
@@ -246,7 +246,7 @@ def test_the_fitted_grid_has_no_higher_bound_than_any_other(of_mixture, K):
 
 def test_more_steps_of_a_fitted_grid_never_raise_the_bound_and_at_first_lower_it(of_mixture):
     chain, variance = of_mixture
-    costs = [of_grid(chain, variance, fitted(variance)(chain, K)) for K in range(1, chain.T + 1)]
+    costs = [of_grid(chain, variance, fitted_to_bound(variance)(chain, K)) for K in range(1, chain.T + 1)]
     assert all(b <= a + 1e-9 for a, b in itertools.pairwise(costs))
     assert costs[0] - costs[4] > 0.05
     # All levels are the best there is.
@@ -269,4 +269,4 @@ def test_more_steps_than_levels_are_refused_in_a_sentence(grid):
 def test_a_fitted_grid_of_more_steps_than_candidates_is_refused(K, candidates):
     chain = linear(100)
     with pytest.raises(InputError, match=rf"chosen from {min(candidates, 100)} levels, so it has no {K} steps\.$"):
-        fitted(optimal(chain), candidates)(chain, K)
+        fitted_to_bound(optimal(chain), candidates)(chain, K)

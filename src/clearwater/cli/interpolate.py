@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["interpolate"]
 
+_STEPS = 100
+
 _End = Annotated[str, typer.Argument(help="A file, or a number: the seed of a sample.", show_default=False)]
 
 
@@ -27,7 +29,9 @@ def interpolate(
     out: Annotated[Path, typer.Option("--out", help="The picture, .png.", show_default=False)],
     n: Annotated[int, typer.Option("--n", min=2, help="How many images, the ends with them.")] = 9,
     level: Annotated[float, typer.Option(help="How far back to go, above 0 to 1: the further, the freer.")] = 1.0,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="How many steps from level 1.")] = 100,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="How many steps from all noise.", show_default="100")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """A row of images from A to B, each an image file or the seed of a sample: both ends encoded, mixed, decoded."""
@@ -40,7 +44,7 @@ def interpolate(
 
     refuse_picture(out, ".png")
     denoiser, shape, chosen = load_for_sampling(run, device=device)
-    whole = denoiser.chain.strided(steps)
+    whole = denoiser.chain.strided(steps or min(_STEPS, denoiser.chain.T))
     chain, stepper = starting_chain(whole, level), Heun()
     top = chain.levels[-1]
 
@@ -57,13 +61,12 @@ def interpolate(
         x_t = decoded(drawn, whole, chain.T) if chain.T < whole.T else drawn
         return Encoded(decoded(x_t, chain), x_t, top)
 
-    images = []
     with live_line("interpolating") as report:
         ends = encoded(a), encoded(b)
-        for i in range(n):
-            images.append(decoded(interpolated(*ends, i / (n - 1)), chain))
-            report((i + 1) / n, f"{n} images")
-    write_picture(out, enlarged(grid(to_uint8(torch.cat(images)), columns=n)))
+        mixed = torch.cat([interpolated(*ends, i / (n - 1)) for i in range(n)])
+        for state in sampling_states(denoiser, _no_noise, chain, stepper, mixed):
+            report(1 - state.k / chain.T, f"{n} images")
+    write_picture(out, enlarged(grid(to_uint8(state.x), columns=n)))
     say(f"Wrote '{out}'.")
 
 

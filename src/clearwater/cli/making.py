@@ -105,7 +105,7 @@ class Making:
 
         noise = ImageNoise(self.seed, indices, self.shape, self.device)
         start = None if self.start is None else self.chain.levels[-1].noise(self.start, noise())
-        yield from sampling_states(self._denoiser(indices), noise, self.chain, self.stepper, start)
+        yield from sampling_states(self.denoiser(indices), noise, self.chain, self.stepper, start)
 
     def images(self, indices: Sequence[int], report: Callable[[float], None]) -> Tensor:
         """The finished images with these numbers, uint8, shape (B, C, H, W); `report` is told the fraction done."""
@@ -117,7 +117,12 @@ class Making:
         assert state is not None
         return to_uint8(state.x)
 
-    def _denoiser(self, indices: Sequence[int]) -> Denoiser:
+    def denoiser(self, indices: Sequence[int]) -> Denoiser:
+        """What predicts the images with these numbers.
+
+        Raises:
+            InputError: what steers it makes no sense.
+        """
         import torch
 
         from clearwater.denoisers import Clipped
@@ -194,13 +199,15 @@ def starting_chain(chain: Chain, level: float) -> Chain:
 
 def sampling_chain(folder: RunFolder, network: NetworkDenoiser, grid: str, steps: int | None, *, clip: bool) -> Chain:
     """The levels of a grid that is asked for by name; all of them if it is named all, else 20 if no number is given."""
-    from clearwater.cli.models import optimal_variance
-    from clearwater.sampling import GRIDS, fitted
+    from clearwater.cli.models import fitted_grid, optimal_variance
+    from clearwater.sampling import GRIDS, fitted_to_bound
 
     T = network.chain.T
     wanted = steps or (T if grid == "all" else min(_STEPS, T))
     if grid == "fitted":
-        return fitted(optimal_variance(folder, network, clip=clip))(network.chain, wanted)
+        return fitted_grid(folder, network, clip=clip)(network.chain, wanted)
+    if grid == "bound":
+        return fitted_to_bound(optimal_variance(folder, network, clip=clip))(network.chain, wanted)
     if grid not in GRIDS:
-        raise InputError(f"There is no grid named '{grid}': choose one of {', '.join(GRIDS)}, fitted.")
+        raise InputError(f"There is no grid named '{grid}': choose one of {', '.join(GRIDS)}, fitted, bound.")
     return GRIDS[grid](network.chain, wanted)

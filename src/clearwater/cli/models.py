@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
     from clearwater.config import DataConfig
     from clearwater.denoisers import Denoiser, NetworkDenoiser
+    from clearwater.sampling import Grid
     from clearwater.training import RunFolder
     from clearwater.variances import LearnedNetwork, Optimal
 
 __all__ = [
     "VarianceOption",
+    "fitted_grid",
     "image_shape",
     "load_for_sampling",
     "load_network",
@@ -26,6 +28,7 @@ __all__ = [
     "variance_folder",
 ]
 
+_PATHS, _PATHS_AT_ONCE = 32, 16
 _MEASURED = "2"  # the way of measuring: another one does not take this one's files for its own
 
 VarianceOption = Literal["fixed_small", "fixed_large", "learned_range", "network", "optimal"]
@@ -91,12 +94,13 @@ def optimal_variance(
     from clearwater.data import load_images, pixel_values
     from clearwater.denoisers import Clipped
     from clearwater.optimal_variance import fit_optimal_variance
+    from clearwater.variances import Optimal
 
     step = folder.model()[1].step
     key = {"step": str(step), "clipped": str(clip), "weights": weights, "measured": _MEASURED}
-    stored = folder.load_variance(key)
+    stored = folder.kept("optimal-variance", key)
     if stored is not None:
-        return stored
+        return Optimal(stored["time"], stored["error"], stored["decoder"])
     data = folder.config().data
     images = load_images(data.source, size=data.size, channels=data.channels).images
     device = next(network.network.parameters()).device
@@ -107,8 +111,37 @@ def optimal_variance(
             pixel_values(images).to(device),
             progress=lambda fraction: report(fraction, "on training images"),
         )
-    folder.save_variance(fitted, key)
+    tensors = {"time": fitted.time, "error": fitted.error}
+    if fitted.decoder is not None:
+        tensors["decoder"] = fitted.decoder
+    folder.keep("optimal-variance", tensors, key)
     return fitted
+
+
+def fitted_grid(folder: RunFolder, network: NetworkDenoiser, *, clip: bool) -> Grid:
+    """The grid that departs least from the run's own paths: measured once, and kept with it."""
+    import torch
+
+    from clearwater.denoisers import Clipped
+    from clearwater.randomness import ImageNoise
+    from clearwater.sampling import fitted_to_path, path_costs
+
+    key = {"step": str(folder.model()[1].step), "clipped": str(clip), "weights": network.weights}
+    stored = folder.kept("path-costs", key)
+    if stored is not None:
+        return fitted_to_path(stored["costs"])
+    shape = image_shape(folder.path, folder.config().data)
+    device = next(network.network.parameters()).device
+    denoiser = Clipped(network) if clip else network
+    parts = []
+    with live_line("measuring the model's paths") as report:
+        for first in range(0, _PATHS, _PATHS_AT_ONCE):
+            noise = ImageNoise(0, range(first, first + _PATHS_AT_ONCE), shape, device)
+            parts.append(path_costs(denoiser, noise))
+            report((first + _PATHS_AT_ONCE) / _PATHS, "once for this model")
+    costs = torch.stack(parts).mean(0)
+    folder.keep("path-costs", {"costs": costs}, key)
+    return fitted_to_path(costs)
 
 
 def load_for_sampling(run: Path, *, device: str) -> tuple[Denoiser, tuple[int, int, int], torch.device]:

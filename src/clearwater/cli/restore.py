@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["restore"]
 
+_STEPS = 50
+
 
 def restore(
     run: Run,
@@ -43,7 +45,8 @@ def restore(
     batch: Batch = None,
     sampler: Annotated[str, typer.Option(help="How to sample; `clearwater sample --list`.")] = "ddim",
     eta: Annotated[float | None, typer.Option(help="Of ddim: share of the noise, 0 to 1.", show_default="1")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="How many steps.")] = 100,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="How many steps.", show_default="50")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="How often each step is done.")] = 5,
     classes: Annotated[
         str | None, typer.Option(help="Names or numbers with commas between, or all, in turn.", show_default="none")
     ] = None,
@@ -55,7 +58,7 @@ def restore(
     """
     from clearwater.assembly import pick_device
     from clearwater.pictures import enlarged, grid, to_uint8
-    from clearwater.sampling import SamplerOptions
+    from clearwater.sampling import Repeated, SamplerOptions
     from clearwater.sampling import sampler as named_sampler
     from clearwater.training import RunFolder
     from clearwater.world import world
@@ -68,8 +71,8 @@ def restore(
     refuse_other(out)
     chosen = pick_device(device)
     if sampler == "ddim" and eta is None:
-        eta = 1.0  # errors of the guess are forgotten: 0 leaves seams (docs/sampling.md)
-    stepper = named_sampler(sampler, SamplerOptions(eta))
+        eta = 1.0
+    stepper = Repeated(named_sampler(sampler, SamplerOptions(eta)), repeat)
     folder = RunFolder.open(run)
     network = load_network(folder, chosen, variance=None, clip=True)
     for warning in folder.warnings:
@@ -78,10 +81,11 @@ def restore(
     shape = image_shape(run, data)
     measurement = _measurement(shape, mask, factor, blur)
     y = _measured(image, shape, measurement, factor, noise, seed, spoil=spoil).to(chosen)
+    chain = sampling_chain(folder, network, "trailing", steps or min(_STEPS, network.chain.T), clip=True)
     making = Making(
         network,
         True,
-        sampling_chain(folder, network, "trailing", steps, clip=True),
+        chain,
         stepper,
         shape,
         chosen,
@@ -102,7 +106,8 @@ def restore(
         "seed": seed,
         "sampler": sampler,
         "eta": eta,
-        "steps": steps,
+        "steps": chain.T,
+        "repeat": repeat,
         "classes": list(making.classes),
     }
     with world() as processes:

@@ -24,11 +24,14 @@ from clearwater.cli.writing import fingerprint, refuse_other, write_samples
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
+    from clearwater.denoisers import NetworkDenoiser
     from clearwater.sampling import Stepper
 
 __all__ = ["sample"]
 
 _ANIMATED = 16
+_LEVEL = 0.6
+_TIMES = 5
 
 
 def _list(asked: bool) -> None:
@@ -50,13 +53,13 @@ def sample(
     n: Count = 16,
     seed: Seed = 0,
     batch: Batch = None,
-    sampler: Annotated[str, typer.Option(help="How to sample; --list explains them.")] = "dpm++2m",
+    sampler: Annotated[str, typer.Option(help="How to sample; --list explains them.")] = "unipc",
     steps: Annotated[
         int | None,
         typer.Option("--steps", min=1, help="How many steps.", show_default="20; ancestral: all levels"),
     ] = None,
     grid: Annotated[
-        str, typer.Option(help="Which levels: all, trailing, leading, quadratic, log_snr, karras, fitted.")
+        str, typer.Option(help="Which levels: all, trailing, leading, quadratic, log_snr, karras, fitted, bound.")
     ] = "trailing",
     eta: Annotated[float | None, typer.Option(help="Of ddim: share of the noise, 0 to 1.", show_default="0")] = None,
     churn: Annotated[float | None, typer.Option(help="Of euler and heun: added noise.", show_default="0")] = None,
@@ -73,11 +76,15 @@ def sample(
     rescale: Annotated[float, typer.Option("--guidance-rescale", help="Contrast brought back, 0 to 1.")] = 0.0,
     guide: Annotated[Path | None, typer.Option(help="A weaker RUN to guide away from.", show_default=False)] = None,
     image: Annotated[Path | None, typer.Option("--from", help="An image to change.", show_default=False)] = None,
-    level: Annotated[float, typer.Option(help="Of --from: how far back to go, above 0 to 1.")] = 0.6,
+    level: Annotated[
+        float | None, typer.Option(help="Of --from: how far back to go, above 0 to 1.", show_default="0.6")
+    ] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Of --from: an image, white where to fill in.", show_default=False)
     ] = None,
-    repaint: Annotated[int, typer.Option(min=1, help="Of --mask: how often each step is done.")] = 5,
+    repaint: Annotated[
+        int | None, typer.Option(min=1, help="Of --mask: how often each step is done.", show_default="5")
+    ] = None,
     animate: Annotated[Path | None, typer.Option(help="Also write this .gif of 16.", show_default=False)] = None,
     npz: Annotated[bool, typer.Option("--npz", help="Also write samples.npz: images, uint8, (N, H, W, C).")] = False,
     device: Device = "auto",
@@ -95,8 +102,10 @@ def sample(
     keep_freed_memory()
     if animate is not None:
         refuse_picture(animate, ".gif")
-    if mask is not None and image is None:
-        raise InputError("A mask says what of an image is filled in: give the image with --from.")
+    if image is None and (mask is not None or level is not None):
+        raise InputError("--mask and --level say what of an image is changed: give the image with --from.")
+    if (level if mask is not None else repaint) is not None:
+        raise InputError("With --mask all of the way is gone, and --repaint is of it; without, --level says how far.")
     refuse_other(out)
     chosen = pick_device(device)
     folder = RunFolder.open(run)
@@ -112,17 +121,20 @@ def sample(
     if image is not None:
         start = known_image(image, shape).to(chosen)
         if mask is None:
-            chain = starting_chain(chain, level)
+            chain = starting_chain(chain, _LEVEL if level is None else level)
         else:
-            stepper, start = RePaint(stepper, start, mask_of(mask, shape).to(chosen), repaint), None
+            stepper, start = RePaint(stepper, start, mask_of(mask, shape).to(chosen), repaint or _TIMES), None
     numbers = classes_of(classes, data)
     away, away_knows = None, False
     if guide is not None:
         of_guide = RunFolder.open(guide)
         away = load_network(of_guide, chosen, variance=None, clip=clip)
+        _refuse_guide(guide, away, image_shape(guide, of_guide.config().data), network, shape)
         away_knows = bool(numbers) and of_guide.config().data.classes == data.classes
     if guidance != 1 and not numbers and away is None:
         raise InputError("Guidance goes away from something: give --classes of a run that knows them, or --guide RUN.")
+    if guidance == 1 and away is not None:
+        raise InputError("A guide needs a scale: say how far away from it to go, such as --guidance 2.")
     making = Making(
         network,
         clip,
@@ -135,6 +147,7 @@ def sample(
         Guidance(guidance, interval, rescale, away, away_knows),
         start,
     )
+    making.denoiser(range(1))  # refuses what cannot be, before anything is written
     made: dict[str, Any] = {
         "run": str(run),
         "step": folder.model()[1].step,
@@ -151,13 +164,26 @@ def sample(
         "classes": list(numbers),
         "guidance": [guidance, *interval, rescale],
         "guide": [str(guide), fingerprint(away)] if away else None,
-        "from": [str(image), fingerprint(image), level] if image else None,
-        "mask": [str(mask), fingerprint(mask), repaint] if mask else None,
+        "from": [str(image), fingerprint(image), level or _LEVEL] if image else None,
+        "mask": [str(mask), fingerprint(mask), repaint or _TIMES] if mask else None,
     }
     with world() as processes:
         write_samples(out, making, made, n, min(batch or BATCH, n), processes, npz=npz)
         if animate is not None and processes.first:
             _animate(animate, making, min(n, _ANIMATED))
+
+
+def _refuse_guide(
+    run: Path, guide: NetworkDenoiser, of_guide: tuple[int, ...], network: NetworkDenoiser, shape: tuple[int, ...]
+) -> None:
+    """Refuses a guide that sees other images, or is told of other levels."""
+    import torch
+
+    if of_guide != shape:
+        raise InputError(f"'{run}' makes images of {of_guide} (C, H, W), not {shape}: guide with a run of the same.")
+    a, b = guide.chain.levels, network.chain.levels
+    if len(a) != len(b) or not all(torch.allclose(getattr(a, name), getattr(b, name)) for name in ("alpha", "sigma")):
+        raise InputError(f"'{run}' was trained on other levels of noise: guide with a run of the same chain.")
 
 
 def _animate(path: Path, making: Making, n: int) -> None:

@@ -27,10 +27,18 @@ def normalization(channels: int, group_size: int | None) -> nn.GroupNorm:
     """Group normalisation, eps 1e-6, with groups of `group_size` channels.
 
     None means 32 groups, as in the paper. Where the channels cannot be divided so, the number of groups
-    is the largest common divisor of it and the channels.
+    is the largest common divisor of it and the channels. A group has at least two channels: the embedding adds one
+    number to each, which the normalisation of a channel alone would take away.
+
+    Raises:
+        InputError: groups of one channel are asked for.
     """
-    groups = 32 if group_size is None else max(1, channels // group_size)
-    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
+    if group_size is not None and group_size < 2:
+        raise InputError(
+            f"Groups of {group_size} channel would make the network blind to the level: give group_size 2 or more."
+        )
+    groups = math.gcd(32 if group_size is None else max(1, channels // group_size), channels)
+    return nn.GroupNorm(channels // 2 if groups == channels > 1 else groups, channels, eps=1e-6)
 
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)

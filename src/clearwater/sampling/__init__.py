@@ -5,11 +5,12 @@ from clearwater.sampling.ancestral import Ancestral
 from clearwater.sampling.ddim import DDIM
 from clearwater.sampling.dpm_solver import DPMSolver, SDEDPMSolver, SinglestepDPMSolver
 from clearwater.sampling.encoding import Encoded, encode, interpolated, slerp
-from clearwater.sampling.grids import GRIDS, Grid, all_levels, fitted, karras, leading, log_snr, quadratic, trailing
+from clearwater.sampling.fitting import fitted_to_bound, fitted_to_path, path_costs
+from clearwater.sampling.grids import GRIDS, Grid, all_levels, karras, leading, log_snr, quadratic, trailing
 from clearwater.sampling.heun import Euler, Heun
 from clearwater.sampling.loop import StepState, sample, sampling_states
 from clearwater.sampling.named import SAMPLERS, Sampler, SamplerOptions, sampler
-from clearwater.sampling.repaint import RePaint
+from clearwater.sampling.repaint import RePaint, Repeated
 from clearwater.sampling.steps import Stepper
 from clearwater.sampling.unipc import UniPC
 
@@ -25,6 +26,7 @@ __all__ = [
     "Grid",
     "Heun",
     "RePaint",
+    "Repeated",
     "SDEDPMSolver",
     "Sampler",
     "SamplerOptions",
@@ -34,11 +36,13 @@ __all__ = [
     "UniPC",
     "all_levels",
     "encode",
-    "fitted",
+    "fitted_to_bound",
+    "fitted_to_path",
     "interpolated",
     "karras",
     "leading",
     "log_snr",
+    "path_costs",
     "quadratic",
     "sample",
     "sampler",

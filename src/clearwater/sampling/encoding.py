@@ -27,7 +27,8 @@ def encode(denoiser: Denoiser, x_0: Tensor, chain: Chain | None = None, stepper:
         denoiser: the model.
         x_0: images, shape (B, C, H, W).
         chain: the levels, the denoiser's own if None.
-        stepper: a deterministic sampler, DDIM if None; the error of the way there and back is of its order.
+        stepper: a deterministic sampler, DDIM if None; the error of the way there and back falls with the step at
+            its order or one above.
     """
     chain = denoiser.chain if chain is None else chain
     stepper = DDIM() if stepper is None else stepper

@@ -5,19 +5,16 @@ Every grid but `leading` starts at level T, and all end at data.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from clearwater.chains import Chain
-from clearwater.decoders import HALF_BIN
 from clearwater.errors import InputError
-from clearwater.levels import Level, Pair
-from clearwater.variances import Optimal
+from clearwater.levels import Level
 
-__all__ = ["GRIDS", "Grid", "all_levels", "fitted", "karras", "leading", "log_snr", "quadratic", "trailing"]
+__all__ = ["GRIDS", "Grid", "all_levels", "karras", "leading", "log_snr", "quadratic", "trailing"]
 
 Grid = Callable[[Chain, int], Chain]
 """(chain, K) to a chain of K steps."""
@@ -104,55 +101,6 @@ def _even(n: int, first: Tensor, last: Tensor) -> Tensor:
         return first.new_zeros(0)
     fraction = torch.linspace(0, 1, n, dtype=torch.float64) if n > 1 else torch.ones(1, dtype=torch.float64)
     return first + (last - first) * fraction
-
-
-def fitted(optimal: Optimal, candidates: int = 250) -> Grid:
-    """The grid with the lowest bound for its K steps, given the error that a model was measured to have.
-
-    With the optimal variance the expected term of a step t → s is ½ log(1 + c_0² · error_t / posterior variance), so
-    the bound of every grid is known from the errors, and dynamic programming finds the best one (Watson et al. 2021).
-
-    Args:
-        optimal: the measured error of x_0, by level.
-        candidates: how many levels, evenly spread, the grid is chosen from.
-    """
-
-    def grid(chain: Chain, K: int) -> Chain:
-        allowed = chain.strided(min(candidates, chain.T))
-        if not 1 <= K <= allowed.T:
-            raise InputError(f"The fitted grid is chosen from {allowed.T} levels, so it has no {K} steps.")
-        cost = step_costs(optimal, allowed)
-        return Chain(allowed.levels[_cheapest_path(cost, K)])
-
-    return grid
-
-
-def step_costs(optimal: Optimal, chain: Chain) -> Tensor:
-    """The expected term, nats per dimension, of each step from level j down to level i: entry (i, j), else +inf."""
-    n = len(chain.levels)
-    i, j = torch.triu_indices(n, n, offset=1)
-    pair = Pair(chain.levels[i], chain.levels[j])
-    variance = optimal(pair)
-    to_data = i == 0
-    # The decoder: the entropy of a Gaussian on the bins of 8-bit pixels, which is not below zero.
-    decoder = (0.5 * (2 * math.pi * math.e * variance).log() - math.log(2 * HALF_BIN)).clamp(min=0)
-    kl = 0.5 * (variance / pair.posterior_variance).log()
-    cost = torch.full((n, n), math.inf, dtype=torch.float64)
-    cost[i, j] = torch.where(to_data, decoder, kl)
-    return cost
-
-
-def _cheapest_path(cost: Tensor, K: int) -> Tensor:
-    """The K + 1 levels of the cheapest way from level 0 to the last in exactly K steps."""
-    best, came_from = cost[0], []
-    for _ in range(K - 1):
-        best, previous = (best[:, None] + cost).min(0)
-        came_from.append(previous)
-    level, path = len(cost) - 1, [len(cost) - 1]
-    for previous in reversed(came_from):
-        level = int(previous[level])
-        path.append(level)
-    return torch.tensor([0, *reversed(path)])
 
 
 GRIDS: dict[str, Grid] = {

@@ -26,14 +26,14 @@ class _ChurnedStep:
         scale: x at level t is `scale` times the x before, and noise.
         added: standard deviation of that noise.
         t, s: where the ODE's step begins and ends.
-        corrected: whether the slope at s is averaged with that at t.
+        end: the weight of the slope at s beside that at t; 0 for Euler's step.
     """
 
     scale: float
     added: float
     t: Level
     s: Level
-    corrected: bool
+    end: float
 
     def __call__(
         self, denoiser: Denoiser, x_t: Tensor, memory: Memory, noise: Noise
@@ -43,9 +43,9 @@ class _ChurnedStep:
             x_t = self.scale * x_t + self.added * noise()
         prediction = denoiser(x_t, t)
         x_s = float(s.alpha) * prediction.x_0 + float(s.sigma) * prediction.eps
-        if self.corrected:
+        if self.end:
             difference = float(s.sigma) - float(s.alpha) * float(t.sigma) / float(t.alpha)
-            x_s = x_s + 0.5 * difference * (denoiser(x_s, s).eps - prediction.eps)
+            x_s = x_s + self.end * difference * (denoiser(x_s, s).eps - prediction.eps)
         return x_s, prediction, ()
 
 
@@ -81,17 +81,29 @@ class Euler(Stepper):
         t, s = path[i], path[i + 1]
         ratio = float(t.sigma) / float(t.alpha) if float(t.alpha) else math.inf
         gamma = min(self.churn / (len(path) - 1), math.sqrt(2) - 1)
-        # The slope of a level without signal is infinite in ς, and that of data is not needed.
-        corrected = corrected and float(t.alpha) > 0 and float(s.sigma) > 0
         # Noise is added up to the highest level with signal that is on the path.
         top = float((path.sigma / path.alpha)[path.alpha > 0].max())
         outside = not self.between[0] <= ratio <= self.between[1]
         if not gamma or outside or ratio * (1 + gamma) > top:
-            return _ChurnedStep(1.0, 0.0, t, s, corrected)
+            return _ChurnedStep(1.0, 0.0, t, s, _weight_of_end(t, s) if corrected else 0.0)
         higher = ratio * (1 + gamma)
         start = between(torch.tensor(-2 * math.log(higher), dtype=torch.float64))
         added = float(start.alpha) * math.sqrt(higher**2 - ratio**2) * self.noise
-        return _ChurnedStep(float(start.alpha) / float(t.alpha), added, start, s, corrected)
+        end = _weight_of_end(start, s) if corrected else 0.0
+        return _ChurnedStep(float(start.alpha) / float(t.alpha), added, start, s, end)
+
+
+def _weight_of_end(t: Level, s: Level) -> float:
+    """½, the trapezoid's; less on a step so long that the mean of the slopes would leave the path.
+
+    From ς_t down to ς_s, a change of x̂_0 by d on the way changes x̃_s by weight · (ς_t / ς_s - 1) · d. No more than d is
+    meant; with ½ it is hundreds of it on a coarse grid from a level of hardly any signal. 0 from a level without
+    signal, whose slope is infinite in ς, and where s is data, whose slope is not needed.
+    """
+    if float(t.alpha) == 0 or float(s.sigma) == 0:
+        return 0.0
+    ratio = float((t.sigma / t.alpha) / (s.sigma / s.alpha))
+    return 0.5 if ratio <= 3 else 1 / (ratio - 1)
 
 
 @dataclass(frozen=True)

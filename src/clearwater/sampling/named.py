@@ -63,15 +63,13 @@ SAMPLERS: dict[str, Sampler] = {
     "euler": Sampler(
         lambda options: Euler(options.churn or 0.0), ("churn",), 1, "1", False, "ddim, with churn if asked for"
     ),
-    "heun": Sampler(
-        lambda options: Heun(options.churn or 0.0), ("churn",), 2, "2", False, "accurate from 18 steps on; EDM's"
-    ),
+    "heun": Sampler(lambda options: Heun(options.churn or 0.0), ("churn",), 2, "2", False, "EDM's; 10 steps and more"),
     "dpm++1": Sampler(lambda _: DPMSolver(1), (), 1, "1", False, "ddim by another road, for comparison"),
-    "dpm++2m": Sampler(lambda _: DPMSolver(2), (), 2, "1", False, "10 to 20 steps"),
+    "dpm++2m": Sampler(lambda _: DPMSolver(2), (), 2, "1", False, "as unipc, in its plainest form"),
     "dpm++3m": Sampler(lambda _: DPMSolver(3), (), 3, "1", False, "15 steps and more"),
     "dpm++2s": Sampler(lambda _: SinglestepDPMSolver(), (), 2, "2", False, "needs no history: for strong guidance"),
     "dpm++2m-sde": Sampler(lambda _: SDEDPMSolver(), (), None, "1", True, "noise that mends errors; 20 to 50 steps"),
-    "unipc": Sampler(lambda _: UniPC(2), (), 3, "1", False, "the fewest steps: 5 to 20"),
+    "unipc": Sampler(lambda _: UniPC(2), (), 3, "1", False, "the default: the fewest steps, 5 to 20"),
     "unipc-bh1": Sampler(lambda _: UniPC(2, "bh1"), (), 3, "1", False, "unipc's other variant"),
     "unipc3": Sampler(lambda _: UniPC(3), (), 4, "1", False, "unipc of the next order; 15 steps and more"),
     "adaptive": Sampler(

@@ -1,4 +1,4 @@
-"""RePaint: any sampler made to fill in what a mask leaves open (Lugmayr et al. 2022, algorithm 1)."""
+"""Steps that are done over, and RePaint: a sampler made to fill in what a mask leaves open (Lugmayr et al. 2022)."""
 
 from __future__ import annotations
 
@@ -14,39 +14,94 @@ from clearwater.process import transition
 from clearwater.sampling.steps import Between, Memory, Noise, Step, Stepper
 from clearwater.targets import Prediction
 
-__all__ = ["RePaint"]
+__all__ = ["RePaint", "Repeated"]
 
 
 @dataclass(frozen=True)
-class _RepaintedStep:
+class _RepeatedStep:
     step: Step
     t: Level
     s: Level
-    known: Tensor
-    mask: Tensor
     times: int
 
     def __call__(
         self, denoiser: Denoiser, x_t: Tensor, memory: Memory, noise: Noise
     ) -> tuple[Tensor, Prediction, Memory]:
-        x_s, prediction = self._once(denoiser, x_t, noise)
-        if float(self.s.sigma) > 0:
-            for _ in range(self.times - 1):
-                # Back up, so that both parts are seen together once more.
-                x_t = transition(x_s, Pair(self.s, self.t)).sample(noise())
-                x_s, prediction = self._once(denoiser, x_t, noise)
-        return x_s, prediction, ()
-
-    def _once(self, denoiser: Denoiser, x_t: Tensor, noise: Noise) -> tuple[Tensor, Prediction]:
         # A multistep sampler's memory is of another x_t: each step begins anew.
         x_s, prediction, _ = self.step(denoiser, x_t, (), noise)
+        if float(self.s.sigma) > 0:
+            back = Pair(self.s, self.t)
+            for _ in range(self.times - 1):
+                x_s, prediction, _ = self.step(denoiser, transition(x_s, back).sample(noise()), (), noise)
+        return x_s, prediction, ()
+
+
+@dataclass(frozen=True)
+class Repeated(Stepper):
+    """Another stepper with each step done over: back up by q(x_t | x_s), and down again.
+
+    What a step got wrong is forgotten, where the prediction says more than the model was trained for: with a known
+    part of the image, or a `Posterior`. The step to data is done once.
+
+    Attributes:
+        stepper: best one that needs no memory of earlier steps, such as Ancestral, DDIM or Heun.
+        times: how often each step is done; each costs a step's evaluations.
+    """
+
+    stepper: Stepper
+    times: int = 5
+
+    def __post_init__(self) -> None:
+        if self.times < 1:
+            raise InputError(f"Each step is done at least once, not {self.times} times.")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.times > 1 or self.stepper.stochastic
+
+    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+        if self.stepper.multistep:  # planned alone, each step of such a one is of first order
+            steps = [self.stepper.plan(path[i : i + 2], between)[0] for i in range(len(path) - 1)]
+        else:
+            steps = list(self.stepper.plan(path, between))
+        return [_RepeatedStep(step, path[i], path[i + 1], self.times) for i, step in enumerate(steps)]
+
+
+@dataclass(frozen=True)
+class _KnownStep:
+    step: Step
+    s: Level
+    known: Tensor
+    mask: Tensor
+
+    def __call__(
+        self, denoiser: Denoiser, x_t: Tensor, memory: Memory, noise: Noise
+    ) -> tuple[Tensor, Prediction, Memory]:
+        x_s, prediction, memory = self.step(denoiser, x_t, memory, noise)
         known = self.s.noise(self.known, noise()) if float(self.s.sigma) > 0 else self.known
-        return self.mask * known + (1 - self.mask) * x_s, prediction
+        return self.mask * known + (1 - self.mask) * x_s, prediction, memory
+
+
+@dataclass(frozen=True)
+class _KnownPixels(Stepper):
+    """Another stepper, with the known pixels put back after each step, as noisy as they are there."""
+
+    stepper: Stepper
+    known: Tensor
+    mask: Tensor
+
+    @property
+    def multistep(self) -> bool:
+        return self.stepper.multistep
+
+    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+        steps = self.stepper.plan(path, between)
+        return [_KnownStep(step, path[i + 1], self.known, self.mask) for i, step in enumerate(steps)]
 
 
 @dataclass(frozen=True)
 class RePaint(Stepper):
-    """Another stepper, with the known pixels put back after each step, and each step done over.
+    """Another stepper, with the known pixels put back after each step, and each step done over (algorithm 1).
 
     Attributes:
         stepper: best one that needs no memory of earlier steps, such as Ancestral, DDIM or Heun.
@@ -61,19 +116,14 @@ class RePaint(Stepper):
     times: int = 5
 
     def __post_init__(self) -> None:
-        if self.times < 1:
-            raise InputError(f"RePaint does each step at least once, not {self.times} times.")
+        self._repeated()  # refuses a number of times that means nothing
 
     @property
     def stochastic(self) -> bool:
         return True
 
     def plan(self, path: Level, between: Between) -> Sequence[Step]:
-        if self.stepper.multistep:  # planned alone, each step of such a one is of first order
-            steps = [self.stepper.plan(path[i : i + 2], between)[0] for i in range(len(path) - 1)]
-        else:
-            steps = list(self.stepper.plan(path, between))
-        return [
-            _RepaintedStep(step, path[i], path[i + 1], self.known, self.mask, self.times)
-            for i, step in enumerate(steps)
-        ]
+        return self._repeated().plan(path, between)
+
+    def _repeated(self) -> Repeated:
+        return Repeated(_KnownPixels(self.stepper, self.known, self.mask), self.times)

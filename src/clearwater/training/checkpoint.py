@@ -24,7 +24,6 @@ from torch import Tensor
 from clearwater.config import Config
 from clearwater.errors import ClearwaterError, InputError
 from clearwater.files import sync, write_atomically, write_through
-from clearwater.variances import Optimal
 
 __all__ = ["Checkpoint", "Place", "RunFolder"]
 
@@ -198,20 +197,18 @@ class RunFolder:
                 self._warn(folder, error)
         raise ClearwaterError(f"'{self.path}' has no checkpoint that can be read: train it first, or again.")
 
-    def save_variance(self, variance: Optimal, key: dict[str, str]) -> None:
-        """Keeps a measured optimal variance; `key` says of what (checkpoint, clipping, weights)."""
-        tensors = {"time": variance.time, "error": variance.error}
-        if variance.decoder is not None:
-            tensors["decoder"] = variance.decoder
-        write_atomically(self._variance_path(key), save(tensors, metadata=key))
+    def keep(self, what: str, tensors: dict[str, Tensor], key: dict[str, str]) -> None:
+        """Keeps what was measured of a model; `key` says of what (checkpoint, clipping, weights)."""
+        write_atomically(self._kept_path(what, key), save(tensors, metadata=key))
 
-    def load_variance(self, key: dict[str, str]) -> Optimal | None:
-        """The optimal variance that was measured of this, or None."""
+    def kept(self, what: str, key: dict[str, str]) -> dict[str, Tensor] | None:
+        """What was measured of this model under this name, or None."""
         try:
-            with safe_open(self._variance_path(key), framework="pt") as file:
+            with safe_open(self._kept_path(what, key), framework="pt") as file:
                 if file.metadata() != key:
                     return None
-                return Optimal(file.get_tensor("time"), file.get_tensor("error"), file.get_tensor("decoder"))
+                names = file.keys()
+                return {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError):  # none yet, or torn: it is measured again
             return None
 
@@ -247,8 +244,8 @@ class RunFolder:
     def _log_path(self) -> Path:
         return self.path / "log.jsonl"
 
-    def _variance_path(self, key: dict[str, str]) -> Path:
-        return self.path / f"optimal-variance-{'-'.join(key.values())}.safetensors"
+    def _kept_path(self, what: str, key: dict[str, str]) -> Path:
+        return self.path / f"{what}-{'-'.join(key.values())}.safetensors"
 
     @property
     def _checkpoints(self) -> Path:
