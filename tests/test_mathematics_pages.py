@@ -1,4 +1,4 @@
-"""The pages of docs/mathematics: their examples run, their links lead somewhere, their commands exist."""
+"""The pages of docs/mathematics, and the guide to sampling: examples run, links lead somewhere, commands exist."""
 
 import re
 import shlex
@@ -17,7 +17,10 @@ from clearwater.settings import resolve
 FOLDER = Path(__file__).parents[1] / "docs" / "mathematics"
 PAGES = sorted(FOLDER.glob("*.md"))
 
+GUIDE = FOLDER.parent / "sampling.md"
+
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+each_text = pytest.mark.parametrize("page", [*PAGES, GUIDE], ids=lambda page: page.stem)
 
 
 def blocks(text: str, language: str) -> Iterator[tuple[int, str]]:
@@ -78,7 +81,7 @@ def test_the_examples_run_and_what_they_assert_holds(
         exec(compile("\n" * before + code, str(page), "exec"), names)
 
 
-@each_page
+@each_text
 def test_links_and_images_lead_somewhere(page: Path) -> None:
     assert dead_links(page) == []
 
@@ -89,7 +92,7 @@ def test_a_dead_link_is_seen(tmp_path: Path) -> None:
     assert dead_links(page) == ["#other", "missing.png"]
 
 
-@each_page
+@each_text
 def test_the_commands_of_a_page_are_understood(page: Path) -> None:
     for _, block in blocks(page.read_text(), "sh"):
         for line in block.strip().splitlines():
@@ -112,7 +115,7 @@ def test_a_command_that_does_not_exist_is_seen(line: str) -> None:
         parse(line)
 
 
-@each_page
+@each_text
 def test_commands_within_sentences_exist(page: Path) -> None:
     for line in re.findall(r"`(clearwater [^`]+)`", prose(page.read_text())):
         words = shlex.split(line)[1:]
