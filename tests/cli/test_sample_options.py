@@ -320,3 +320,38 @@ def test_classes_of_a_run_that_knows_none_are_refused(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str
 ) -> None:
     assert "This run knows no classes" in _refused(home / "plain", tmp_path / "out", options, capsys)
+
+
+def test_a_compiled_network_is_what_samples(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the compiler, which takes a minute: its network is asked, in batches of the sample's size."""
+    asked: list[int] = []
+
+    class Stand(torch.nn.Module):
+        def __init__(self, network: torch.nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            asked.append(len(x))
+            y: torch.Tensor = self.network(x, time)
+            return y
+
+    plain = _made(home, tmp_path / "plain", "--steps", "4")
+    monkeypatch.setattr(torch, "compile", Stand)
+    np.testing.assert_array_equal(_made(home, tmp_path / "compiled", "--steps", "4", "--compile"), plain)
+    assert asked == [N] * 5  # once to compile
+    assert json.loads((tmp_path / "compiled" / "samples.json").read_text())["compiled"]
+
+
+def test_a_compiler_that_fails_is_one_sentence(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(network: torch.nn.Module) -> torch.nn.Module:
+        raise RuntimeError("No working C++ compiler found\nand much more")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    out = tmp_path / "out"
+    assert run(["sample", str(home / "run"), "--out", str(out), "--device", "cpu", "--compile"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("Error: The network cannot be compiled here (No working C++ compiler found): leave out")
+    assert not out.exists()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -24,6 +25,8 @@ from clearwater.cli.writing import fingerprint, refuse_other, write_samples
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from clearwater.denoisers import NetworkDenoiser
     from clearwater.sampling import Stepper
 
@@ -87,6 +90,9 @@ def sample(
     ] = None,
     animate: Annotated[Path | None, typer.Option(help="Also write this .gif of 16.", show_default=False)] = None,
     npz: Annotated[bool, typer.Option("--npz", help="Also write samples.npz: images, uint8, (N, H, W, C).")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first: a minute that pays for many images.")
+    ] = False,
     device: Device = "auto",
     list_: Annotated[
         bool, typer.Option("--list", help="Explain the samplers and exit.", callback=_list, is_eager=True)
@@ -135,8 +141,9 @@ def sample(
         raise InputError("Guidance goes away from something: give --classes of a run that knows them, or --guide RUN.")
     if guidance == 1 and away is not None:
         raise InputError("A guide needs a scale: say how far away from it to go, such as --guidance 2.")
+    at_once = min(batch or BATCH, n)
     making = Making(
-        network,
+        _compiled(network, at_once, shape, chosen) if compiled else network,
         clip,
         chain,
         stepper,
@@ -161,6 +168,7 @@ def sample(
         "tolerance": tolerance,
         "variance": variance or "the run's",
         "clip": clip,
+        "compiled": compiled,
         "classes": list(numbers),
         "guidance": [guidance, *interval, rescale],
         "guide": [str(guide), fingerprint(away)] if away else None,
@@ -168,7 +176,7 @@ def sample(
         "mask": [str(mask), fingerprint(mask), repaint or _TIMES] if mask else None,
     }
     with world() as processes:
-        write_samples(out, making, made, n, min(batch or BATCH, n), processes, npz=npz)
+        write_samples(out, making, made, n, at_once, processes, npz=npz)
         if animate is not None and processes.first:
             _animate(animate, making, min(n, _ANIMATED))
 
@@ -184,6 +192,21 @@ def _refuse_guide(
     a, b = guide.chain.levels, network.chain.levels
     if len(a) != len(b) or not all(torch.allclose(getattr(a, name), getattr(b, name)) for name in ("alpha", "sigma")):
         raise InputError(f"'{run}' was trained on other levels of noise: guide with a run of the same chain.")
+
+
+def _compiled(network: NetworkDenoiser, batch: int, shape: tuple[int, ...], device: torch.device) -> NetworkDenoiser:
+    """The same with its network compiled, for batches of this size."""
+    import torch
+
+    say("Compiling the network.")
+    try:
+        compiled = replace(network, network=cast("torch.nn.Module", torch.compile(network.network)))
+        with torch.inference_mode():
+            compiled(torch.zeros(batch, *shape, device=device), network.chain.levels[-1])
+    except Exception as error:  # whatever a compiler that is missing or fails makes of it
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"The network cannot be compiled here ({why}): leave out --compile.") from None
+    return compiled
 
 
 def _animate(path: Path, making: Making, n: int) -> None:
