@@ -1,7 +1,7 @@
 """Classes and guidance: how often a classifier sees the class that was asked for, and how near the samples are.
 
 Of a run of the built-in images that was trained with --labels. The Fréchet distance is that of the library's
-classifier of garments, as is the accuracy; a rate of real held-out images stands beside them.
+classifier of garments, as is the accuracy; that of real held-out images stands beside them.
 
     python benchmarks/guidance.py RUN [--n 1000] [--steps 20] [--scales 1,1.5,2,3,5] [--picture guidance.png]
 """
@@ -33,10 +33,10 @@ def samples(run: Path, scale: float, interval: tuple[float, float], n: int, step
     model = load_denoiser(run, "cpu")
     made = []
     for first in range(0, n, _BATCH):
-        labels = torch.arange(first, first + _BATCH) % _CLASSES
+        labels = torch.arange(first, min(first + _BATCH, n)) % _CLASSES
         told = replace(model, labels=labels)
         guided: Denoiser = told if scale == 1 else Guided(told, model, scale, interval=interval)
-        noise = ImageNoise(0, range(first, first + _BATCH), (1, 28, 28), "cpu")
+        noise = ImageNoise(0, range(first, first + len(labels)), (1, 28, 28), "cpu")
         chain = trailing(model.chain, steps)
         last = deque(sampling_states(Clipped(guided), noise, chain, sampler("dpm++2m")), maxlen=1).pop()
         made.append(to_uint8(last.x))

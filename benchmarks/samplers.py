@@ -2,7 +2,7 @@
 
 The Fréchet distance between samples and the training images in the 64 features of the library's classifier of
 garments (which is not the FID, and comparable with itself alone); all cells have the same noise to start from. Cells
-that a file already has are not made again, so the command can be interrupted.
+that a file already has are not made again, so the command can be interrupted; a file is of one run.
 
     python benchmarks/samplers.py RUN --out cells.jsonl [--n 2000] [--seeds 1] [--samplers ddim,…] [--grids trailing,…]
         [--evaluations 5,10,…] [--plot picture.png]
@@ -68,7 +68,7 @@ def measure(run: Path, cell: Cell) -> float:
     classifier = load_garment_classifier()
     moments = None
     for first in range(0, cell.n, _BATCH):
-        noise = ImageNoise(cell.seed, range(first, first + _BATCH), (1, 28, 28), device)
+        noise = ImageNoise(cell.seed, range(first, min(first + _BATCH, cell.n)), (1, 28, 28), device)
         last = deque(sampling_states(denoiser, noise, chain, sampler(cell.sampler)), maxlen=1).pop()
         features, _ = classifier.seen(to_uint8(last.x))
         moments = Moments.of(features) if moments is None else moments + Moments.of(features)

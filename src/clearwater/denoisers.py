@@ -19,7 +19,7 @@ from clearwater.process import posterior
 from clearwater.targets import Prediction, Target, prediction_from_x_0
 from clearwater.variances import Variance
 
-__all__ = ["Clipped", "Denoiser", "NetworkDenoiser"]
+__all__ = ["Around", "Clipped", "Denoiser", "NetworkDenoiser"]
 
 
 class Denoiser(ABC):
@@ -83,7 +83,10 @@ class NetworkDenoiser(Denoiser):
         # A float64 state is the solver's, not the network's; but a time in bf16 would be another time.
         x = x_t.to(next((weight.dtype for weight in self.network.parameters()), x_t.dtype))
         precise = torch.float64 if x.dtype == torch.float64 else torch.float32
-        time = t.time.to(device=x.device, dtype=precise, non_blocking=True).expand(len(x))
+        if t.time.ndim == 0:  # a number: made where it is needed, not copied there
+            time = torch.full((len(x),), float(t.time), dtype=precise, device=x.device)
+        else:
+            time = t.time.to(device=x.device, dtype=precise, non_blocking=True)
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             y: Tensor = self.network(x, time) if self.labels is None else self.network(x, time, self.labels)
         return y.to(x_t.dtype)
@@ -92,17 +95,31 @@ class NetworkDenoiser(Denoiser):
         return self.target.solve(x_t, self.output(x_t, t), t)
 
 
-class Clipped(Denoiser):
-    """Another denoiser with its x_0 clipped to the range of the data, and eps recomputed from it."""
+class Around(Denoiser):
+    """A denoiser around another one, whose chain and variance it keeps.
 
-    def __init__(self, denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> None:
+    Attributes:
+        denoiser: the other one.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
         self.chain = denoiser.chain
         self.variance = denoiser.variance
+
+    def describe(self) -> dict[str, object]:
+        return self.denoiser.describe()
+
+
+class Clipped(Around):
+    """Another denoiser with its x_0 clipped to the range of the data, and eps recomputed from it."""
+
+    def __init__(self, denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__(denoiser)
         self.low, self.high = low, high
 
     def describe(self) -> dict[str, object]:
-        return {**self.denoiser.describe(), "clipped": True}
+        return {**super().describe(), "clipped": True}
 
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:
         prediction = self.denoiser(x_t, t)

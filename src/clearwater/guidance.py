@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clearwater.denoisers import Denoiser
+from clearwater.denoisers import Around, Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level, scale
 from clearwater.targets import Prediction, prediction_from_x_0
@@ -18,7 +18,7 @@ from clearwater.targets import Prediction, prediction_from_x_0
 __all__ = ["ClassifierGuided", "DynamicThreshold", "Guided"]
 
 
-class Guided(Denoiser):
+class Guided(Around):
     """What one denoiser predicts, pushed away from what another does: ``x̂_0 + (scale - 1) (x̂_0 - x̂_0 of the guide)``.
 
     With a class-conditional denoiser and the same without its class it is classifier-free guidance (Ho & Salimans
@@ -47,9 +47,9 @@ class Guided(Denoiser):
             raise InputError(
                 f"Guidance is rescaled by 0 to 1 and is on between two times from 0 to 1, not {rescale} and {interval}."
             )
-        self.denoiser, self.guide, self.scale = denoiser, guide, scale
+        super().__init__(denoiser)
+        self.guide, self.scale = guide, scale
         self.interval, self.rescale = interval, rescale
-        self.chain, self.variance = denoiser.chain, denoiser.variance
 
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:
         prediction = self.denoiser(x_t, t)
@@ -65,7 +65,7 @@ class Guided(Denoiser):
         return prediction_from_x_0(x_0, x_t, t, prediction.extra)
 
 
-class ClassifierGuided(Denoiser):
+class ClassifierGuided(Around):
     """Classifier guidance: the score plus ``scale · ∇ log p(y | x_t)`` (Dhariwal & Nichol 2021, section 4).
 
     Args:
@@ -76,8 +76,8 @@ class ClassifierGuided(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, log_prob: Callable[[Tensor, Tensor], Tensor], scale: float = 1.0) -> None:
-        self.denoiser, self.log_prob, self.scale = denoiser, log_prob, scale
-        self.chain, self.variance = denoiser.chain, denoiser.variance
+        super().__init__(denoiser)
+        self.log_prob, self.scale = log_prob, scale
 
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:
         prediction = self.denoiser(x_t, t)
@@ -93,7 +93,7 @@ class ClassifierGuided(Denoiser):
         return prediction_from_x_0(x_0, x_t, t, prediction.extra)
 
 
-class DynamicThreshold(Denoiser):
+class DynamicThreshold(Around):
     """x̂_0 clipped to a quantile of its own absolute values and divided by it (Saharia et al. 2022, section 2.3).
 
     For strong guidance: where the quantile is within the range of the data, it clips to that, as `Clipped` does.
@@ -107,8 +107,11 @@ class DynamicThreshold(Denoiser):
     def __init__(self, denoiser: Denoiser, quantile: float = 0.995, limit: float = 1.0) -> None:
         if not 0 < quantile <= 1:
             raise InputError(f"The quantile of dynamic thresholding lies between 0 and 1, not {quantile}.")
-        self.denoiser, self.quantile, self.limit = denoiser, quantile, limit
-        self.chain, self.variance = denoiser.chain, denoiser.variance
+        super().__init__(denoiser)
+        self.quantile, self.limit = quantile, limit
+
+    def describe(self) -> dict[str, object]:
+        return {**super().describe(), "clipped": True}
 
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:
         prediction = self.denoiser(x_t, t)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clearwater.denoisers import Denoiser
+from clearwater.denoisers import Around, Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level
 from clearwater.targets import Prediction, prediction_from_x_0
@@ -85,7 +85,7 @@ class Blurred(Measurement):
         return F.conv2d(across, kernel.transpose(2, 3), padding=(radius, 0), groups=channels)
 
 
-class Posterior(Denoiser):
+class Posterior(Around):
     """A denoiser that knows a measurement of the image.
 
     Args:
@@ -113,9 +113,9 @@ class Posterior(Denoiser):
                 f"A measurement has noise above zero, and its solution at least one iteration, not {noise} and "
                 f"{iterations}."
             )
-        self.denoiser, self.measurement, self.y, self.noise = denoiser, measurement, y, noise
+        super().__init__(denoiser)
+        self.measurement, self.y, self.noise = measurement, y, noise
         self.covariance, self.iterations = covariance, iterations
-        self.chain, self.variance = denoiser.chain, denoiser.variance
 
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:
         spread = float(t.sigma.square() / (t.alpha.square() + t.sigma.square()))

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch.distributed
 
+from clearwater.errors import InputError
+
 __all__ = ["World", "world"]
 
 T = TypeVar("T")
@@ -40,6 +42,17 @@ class World:
         if self.size > 1:
             torch.distributed.barrier()
 
+    @contextmanager
+    def after_the_first(self) -> Iterator[None]:
+        """What the first process does before the others: they find what it has kept on the disk."""
+        if not self.first:
+            self.wait()
+        try:
+            yield
+        finally:
+            if self.first:
+                self.wait()
+
     def told(self, value: T) -> T:
         """What the first process has as `value`, in all of them."""
         if self.size == 1:
@@ -51,11 +64,20 @@ class World:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """This process among those that `torchrun` started, or alone."""
+    """This process among those that `torchrun` started, or alone.
+
+    Raises:
+        InputError: the environment speaks of other processes, but not of how to find them.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
         return
+    if not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise InputError(
+            f"WORLD_SIZE is {size}, but RANK, MASTER_ADDR or MASTER_PORT is not set: start the processes with "
+            "torchrun, or unset WORLD_SIZE."
+        )
     torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
     try:
         yield World(torch.distributed.get_rank(), size)

@@ -193,7 +193,7 @@ def test_the_folder_says_what_was_done_and_a_sample_there_takes_the_place_of_all
         "n": N,
     }
     assert {name: told[name] for name in expected} == expected
-    assert (told["image"][0], told["mask"][0]) == (str(home / "whole.png"), mask)
+    assert (told["image_path"], told["mask_path"]) == (str(home / "whole.png"), mask)
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "grid.png",
         "left.png",
@@ -214,8 +214,8 @@ def test_an_image_of_another_size_and_in_colours_is_made_to_fit(home: Path, tmp_
 
 
 def test_a_run_with_fewer_levels_than_the_default_steps_is_served(trained: Path, home: Path, tmp_path: Path) -> None:
-    command = ["restore", str(trained), str(home / "small.png"), "--factor", "4", "--n", "1", "--device", "cpu"]
-    assert run([*command, "--out", str(tmp_path)]) == 0
+    command = ["restore", str(trained), str(home / "whole.png"), "--factor", "4", "--spoil", "--n", "1"]
+    assert run([*command, "--device", "cpu", "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "samples.json").read_text())["steps"] == 10
 
 
@@ -234,16 +234,20 @@ WRONG = [
     ("IMAGE --factor 2 --noise 0", "0.0"),
     ("IMAGE --factor 2 --noise -0.1", "-0.1"),
     ("IMAGE --factor 2 --noise nan", "nan"),
+    ("IMAGE --factor 2 --noise inf", "inf"),
+    ("IMAGE --blur inf", "inf"),
+    ("IMAGE --blur 9", "9.0"),
+    ("IMAGE --factor 2", "--spoil"),
     ("TMP/none.png --factor 2", "none.png"),
     ("TMP/notes.txt --factor 2", "notes.txt"),
     ("TMP --factor 2", "TMP"),
     ("IMAGE --mask TMP/none.png", "none.png"),
     ("--factor 2", "image"),
-    ("IMAGE --factor 2 --classes 7", "'7'"),
+    ("IMAGE --factor 2 --spoil --classes 7", "'7'"),
     ("IMAGE --factor 2 --sampler magic", "'magic'"),
     ("IMAGE --factor 2 --sampler heun --eta 1", "eta"),
     ("IMAGE --factor 2 --eta 1.5", "1.5"),
-    ("IMAGE --factor 2 --steps 101", "101"),
+    ("IMAGE --factor 2 --spoil --steps 101", "101"),
     ("IMAGE --factor 2 --repeat 0", "--repeat"),
     ("IMAGE --factor 2 --n 0", "--n"),
 ]

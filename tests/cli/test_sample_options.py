@@ -43,6 +43,7 @@ from clearwater.pictures import to_uint8
 from clearwater.randomness import ImageNoise
 from clearwater.sampling import (
     SAMPLERS,
+    ends,
     fitted_to_bound,
     fitted_to_path,
     karras,
@@ -149,7 +150,7 @@ def _guided(home: Path, *, scale: float, labels: Sequence[int] = (2, 0), **optio
         (["--guidance", "0"], {"scale": 0.0}),
         (["--guidance", "3", "--guidance-interval", "0.2", "0.7"], {"scale": 3.0, "interval": (0.2, 0.7)}),
         (["--guidance", "3", "--guidance-rescale", "0.7"], {"scale": 3.0, "rescale": 0.7}),
-        (["--guidance", "1", "--guidance-rescale", "0.7"], {"scale": 1.0}),
+        (["--guidance", "1"], {"scale": 1.0}),
     ],
 )
 def test_guidance_goes_away_from_no_class(
@@ -223,7 +224,8 @@ def _every(home: Path, chain: Chain) -> dict[str, tuple[Stepper, Chain]]:
         "--sampler ddim --grid all": (DDIM(), chain),
         "--sampler ancestral": (Ancestral(), chain),
         "--sampler ancestral --steps 12": (Ancestral(), chain.strided(12)),
-        "--sampler adaptive --tolerance 0.01 --steps 3": (AdaptiveODE(0.01), chain.strided(3)),
+        "--sampler adaptive --tolerance 0.01": (AdaptiveODE(0.01), ends(chain)),
+        "--sampler ancestral --grid quadratic": (Ancestral(), quadratic(chain, 20)),
         "--grid bound --steps 6": (UniPC(2), _fitted_to_bound(home, chain, 6)),
         "--grid fitted --steps 6": (UniPC(2), _fitted_to_path(home, chain, 6)),
     }
@@ -278,6 +280,11 @@ WRONG = [
     ("--classes hat --guidance 2 --guidance-interval 0.7 0.2", "(0.7, 0.2)"),
     ("--classes hat --guidance 2 --guidance-interval -0.1 1", "(-0.1, 1.0)"),
     ("--classes hat --guidance 2 --guidance-rescale 1.5", "1.5"),
+    ("--classes hat --guidance nan", "nan"),
+    ("--classes hat --guidance-rescale 0.5", "--guidance 2"),
+    ("--classes hat --guidance-interval 0.2 0.7", "--guidance 2"),
+    ("--sampler adaptive --steps 3", "--steps"),
+    ("--sampler adaptive --grid all", "--grid"),
     ("--guidance 2 --guide HOME/none", "none"),
     ("--guidance 2 --guide HOME/images", "images"),
     ("--guidance 2 --guide HOME/colour", "colour"),

@@ -160,7 +160,7 @@ def test_one_that_is_interrupted_while_its_files_are_moved_up_is_gone_on_with(
 
 @pytest.mark.parametrize(
     "options",
-    [["--seed", "1"], ["--steps", "3"], ["--no-clip"], ["--sampler", "ddim"], ["--n", "11"], ["--batch", "5"]],
+    [["--seed", "1"], ["--steps", "3"], ["--no-clip"], ["--sampler", "ddim"], ["--batch", "5"]],
     ids=" ".join,
 )
 def test_one_that_is_repeated_with_another_option_is_begun_anew(
@@ -174,6 +174,56 @@ def test_one_that_is_repeated_with_another_option_is_begun_anew(
     assert "Going on" not in said
     assert run(_command(trained, tmp_path / "fresh", *options)) == 0
     assert _contents(tmp_path / "out") == _contents(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("n", [5, 8, 13])
+def test_one_that_is_repeated_with_another_number_keeps_what_is_the_same(
+    trained: Path, tmp_path: Path, interrupted: Callable[..., int], capsys: Said, n: int
+) -> None:
+    """Of 10 images in batches of 4, 9 were made: two batches are whole."""
+    out = tmp_path / "out"
+    assert interrupted(9, out, "--npz") == 130
+    times = _times(out / ".part")
+    capsys.readouterr()
+    assert run(_command(trained, out, n=n)) == 0
+    assert f"Going on: {min(n, 8)} of {n} images are there." in capsys.readouterr().err
+    assert run(_command(trained, tmp_path / "fresh", n=n)) == 0
+    assert _contents(out) == _contents(tmp_path / "fresh")
+    assert {name: _times(out)[name] for name in _names(range(min(n, 8)))} == {
+        name: times[name] for name in _names(range(min(n, 8)))
+    }
+
+
+def test_one_that_is_repeated_by_another_path_of_the_run_is_gone_on_with(
+    trained: Path, tmp_path: Path, interrupted: Callable[..., int], capsys: Said
+) -> None:
+    assert interrupted(6, tmp_path / "out") == 130
+    assert run(_command(trained / ".." / trained.name, tmp_path / "out")) == 0
+    assert "Going on: 4 of 10 images are there." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", [0, 30], ids=["empty", "cut"])
+def test_an_image_that_a_power_cut_left_torn_is_made_again(
+    trained: Path, tmp_path: Path, interrupted: Callable[..., int], unbroken: Files, left: int
+) -> None:
+    assert interrupted(6, tmp_path / "out", "--npz") == 130
+    torn = tmp_path / "out" / ".part" / "000001.png"
+    torn.write_bytes(torn.read_bytes()[:left])
+    assert run(_command(trained, tmp_path / "out", "--npz")) == 0
+    assert _contents(tmp_path / "out") == unbroken
+
+
+def test_a_complete_sample_is_not_made_again(trained: Path, tmp_path: Path, unbroken: Files, capsys: Said) -> None:
+    out = tmp_path / "out"
+    assert run(_command(trained, out, "--npz")) == 0
+    times = _times(out)
+    capsys.readouterr()
+    assert run(_command(trained, out, "--npz")) == 0
+    assert capsys.readouterr().err.splitlines() == [f"The sample in '{out}' is complete; look at {out / 'grid.png'}"]
+    assert _times(out) == times
+    (out / "000003.png").unlink()
+    assert run(_command(trained, out, "--npz")) == 0
+    assert _contents(out) == unbroken
 
 
 def test_an_earlier_sample_stays_until_the_new_one_is_complete(

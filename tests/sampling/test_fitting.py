@@ -103,5 +103,5 @@ def test_it_starts_at_level_t_ends_at_data_and_has_no_more_steps_than_candidates
     costs = path_costs(model(chain), ImageNoise(0, range(2), (1,), "cpu"), 10)
     made = fitted_to_path(costs)(chain, 10)
     assert torch.equal(made.levels.time, chain.strided(10).levels.time)
-    with pytest.raises(InputError, match="chosen from 10 levels, so it has no 11 steps"):
+    with pytest.raises(InputError, match="it has 1 to 10 steps, not 11: choose trailing"):
         fitted_to_path(costs)(chain, 11)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clearwater.errors import InputError
+from clearwater.errors import ClearwaterError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,7 @@ __all__ = [
     "Making",
     "Measured",
     "classes_of",
+    "finite",
     "known_image",
     "mask_of",
     "sampling_chain",
@@ -115,6 +117,10 @@ class Making:
         for state in self.states(indices):
             report(1 - state.k / self.chain.T)
         assert state is not None
+        if not bool(state.x.isfinite().all()):
+            raise ClearwaterError(
+                "The images came out as no numbers at all: guide less, add less noise, or take another sampler."
+            )
         return to_uint8(state.x)
 
     def denoiser(self, indices: Sequence[int]) -> Denoiser:
@@ -171,13 +177,12 @@ def classes_of(text: str | None, data: DataConfig) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def known_image(path: Path, shape: tuple[int, int, int], *, factor: int = 1) -> Tensor:
-    """An image as a run of this (C, H, W) sees images, or smaller by a factor: shape (1, C, H, W), in [-1, 1]."""
+def known_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """An image as a run of this (C, H, W) sees images: shape (1, C, H, W), values in [-1, 1]."""
     from clearwater.data import pixel_values
     from clearwater.data.folder import read_image
 
-    channels, height, width = shape
-    return pixel_values(read_image(path, (height // factor, width // factor), channels)).unsqueeze(0)
+    return pixel_values(read_image(path, shape[1:], shape[0])).unsqueeze(0)
 
 
 def mask_of(path: Path, shape: tuple[int, int, int]) -> Tensor:
@@ -197,17 +202,32 @@ def starting_chain(chain: Chain, level: float) -> Chain:
     return Chain(chain.levels[: last + 1])
 
 
-def sampling_chain(folder: RunFolder, network: NetworkDenoiser, grid: str, steps: int | None, *, clip: bool) -> Chain:
-    """The levels of a grid that is asked for by name; all of them if it is named all, else 20 if no number is given."""
+def sampling_chain(
+    folder: RunFolder, network: NetworkDenoiser, grid: str, steps: int | None, *, clip: bool, level: float = 1.0
+) -> Chain:
+    """The levels of a grid that is asked for by name, from a level down.
+
+    All of them if it is named all, else 20 if no number is given. A fitted grid is fitted to the whole way, of which
+    the part below the level is taken.
+    """
     from clearwater.cli.models import fitted_grid, optimal_variance
     from clearwater.sampling import GRIDS, fitted_to_bound
 
     T = network.chain.T
-    wanted = steps or (T if grid == "all" else min(_STEPS, T))
     if grid == "fitted":
-        return fitted_grid(folder, network, clip=clip)(network.chain, wanted)
+        made = fitted_grid(folder, network, clip=clip)(network.chain, steps or min(_STEPS, T))
+        return starting_chain(made, level)
     if grid == "bound":
-        return fitted_to_bound(optimal_variance(folder, network, clip=clip))(network.chain, wanted)
+        optimal = optimal_variance(folder, network, clip=clip)
+        return starting_chain(fitted_to_bound(optimal)(network.chain, steps or min(_STEPS, T)), level)
     if grid not in GRIDS:
         raise InputError(f"There is no grid named '{grid}': choose one of {', '.join(GRIDS)}, fitted, bound.")
-    return GRIDS[grid](network.chain, wanted)
+    part = starting_chain(network.chain, level)
+    wanted = steps or (part.T if grid == "all" else min(_STEPS, part.T))
+    return GRIDS[grid](part, wanted if level == 1 else min(wanted, part.T))
+
+
+def finite(name: str, value: float | None) -> None:
+    """Refuses, with an `InputError`, a number that is not one."""
+    if value is not None and not math.isfinite(value):
+        raise InputError(f"{name} is a finite number, not {value}.")

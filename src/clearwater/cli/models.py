@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _PATHS, _PATHS_AT_ONCE = 32, 16
+_PATHS_MEASURED = "1"
 _MEASURED = "2"  # the way of measuring: another one does not take this one's files for its own
 
 VarianceOption = Literal["fixed_small", "fixed_large", "learned_range", "network", "optimal"]
@@ -126,7 +127,8 @@ def fitted_grid(folder: RunFolder, network: NetworkDenoiser, *, clip: bool) -> G
     from clearwater.randomness import ImageNoise
     from clearwater.sampling import fitted_to_path, path_costs
 
-    key = {"step": str(folder.model()[1].step), "clipped": str(clip), "weights": network.weights}
+    step = str(folder.model()[1].step)
+    key = {"step": step, "clipped": str(clip), "weights": network.weights, "measured": _PATHS_MEASURED}
     stored = folder.kept("path-costs", key)
     if stored is not None:
         return fitted_to_path(stored["costs"])

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clearwater.cli.making import Making, Measured, classes_of, known_image, mask_of, sampling_chain
+from clearwater.cli.making import Making, Measured, classes_of, finite, known_image, mask_of, sampling_chain
 from clearwater.cli.models import image_shape, load_network
 from clearwater.cli.options import BATCH, Batch, Count, Device, Out, Run, Seed
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import say
-from clearwater.cli.writing import fingerprint, refuse_other, write_samples
+from clearwater.cli.writing import fingerprint, made_with, refuse_other, write_samples
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from clearwater.inverse import Measurement
@@ -66,67 +67,90 @@ def restore(
     keep_freed_memory()
     if sum(option is not None for option in (mask, factor, blur)) != 1:
         raise InputError("Say what was done to the image with one of --mask MASK, --factor 4 or --blur 1.5.")
+    finite("--noise", noise)
+    finite("--blur", blur)
     if not noise > 0 or (blur is not None and not blur > 0):
         raise InputError(f"Noise and blur are above zero, not {noise} and {blur}: give --noise 0.01 for a clean image.")
-    refuse_other(out)
-    chosen = pick_device(device)
-    if sampler == "ddim" and eta is None:
-        eta = 1.0
-    stepper = Repeated(named_sampler(sampler, SamplerOptions(eta)), repeat)
-    folder = RunFolder.open(run)
-    network = load_network(folder, chosen, variance=None, clip=True)
-    for warning in folder.warnings:
-        say(warning)
-    data = folder.config().data
-    shape = image_shape(run, data)
-    measurement = _measurement(shape, mask, factor, blur)
-    y = _measured(image, shape, measurement, factor, noise, seed, spoil=spoil).to(chosen)
-    chain = sampling_chain(folder, network, "trailing", steps or min(_STEPS, network.chain.T), clip=True)
-    making = Making(
-        network,
-        True,
-        chain,
-        stepper,
-        shape,
-        chosen,
-        seed,
-        classes_of(classes, data),
-        measured=Measured(measurement, y, noise),
-    )
-    made: dict[str, Any] = {
-        "run": str(run),
-        "step": folder.model()[1].step,
-        "weights": fingerprint(network),
-        "image": [str(image), fingerprint(image)],
-        "mask": [str(mask), fingerprint(mask)] if mask else None,
-        "factor": factor,
-        "blur": blur,
-        "noise": noise,
-        "spoilt": spoil,
-        "seed": seed,
-        "sampler": sampler,
-        "eta": eta,
-        "steps": chain.T,
-        "repeat": repeat,
-        "classes": list(making.classes),
-    }
     with world() as processes:
+        refuse_other(out)
+        chosen = pick_device(device)
+        if sampler == "ddim" and eta is None:
+            eta = 1.0
+        stepper = Repeated(named_sampler(sampler, SamplerOptions(eta)), repeat)
+        folder = RunFolder.open(run)
+        network = load_network(folder, chosen, variance=None, clip=True)
+        for warning in folder.warnings if processes.first else ():
+            say(warning)
+        data = folder.config().data
+        shape = image_shape(run, data)
+        measurement = _measurement(shape, mask, factor, blur, chosen)
+        y = _measured(image, shape, measurement, factor, noise, seed, spoil=spoil, device=chosen)
+        chain = sampling_chain(folder, network, "trailing", steps or min(_STEPS, network.chain.T), clip=True)
+        making = Making(
+            network,
+            True,
+            chain,
+            stepper,
+            shape,
+            chosen,
+            seed,
+            classes_of(classes, data),
+            measured=Measured(measurement, y, noise),
+        )
+        made: dict[str, Any] = {
+            **made_with(run, folder, network, chain, chosen),
+            "image_path": str(image),
+            "image": fingerprint(image),
+            "mask_path": str(mask) if mask else None,
+            "mask": fingerprint(mask) if mask else None,
+            "factor": factor,
+            "blur": blur,
+            "noise": noise,
+            "spoilt": spoil,
+            "seed": seed,
+            "sampler": sampler,
+            "eta": eta,
+            "steps": chain.T,
+            "repeat": repeat,
+            "classes": list(making.classes),
+        }
         left = enlarged(grid(to_uint8(y)))
         write_samples(out, making, made, n, min(batch or BATCH, n), processes, left=left)
 
 
-def _measurement(shape: tuple[int, int, int], mask: Path | None, factor: int | None, blur: float | None) -> Measurement:
+def _measurement(
+    shape: tuple[int, int, int], mask: Path | None, factor: int | None, blur: float | None, device: torch.device
+) -> Measurement:
     from clearwater.inverse import Blurred, Downsampled, Masked
 
     if mask is not None:
-        return Masked(mask_of(mask, shape))
+        return Masked(mask_of(mask, shape).to(device))
+    _, height, width = shape
     if blur is not None:
+        if blur > min(height, width):
+            raise InputError(f"A blur of {blur} pixels leaves nothing of images of {height} × {width}: give less.")
         return Blurred(blur)
     assert factor is not None
-    _, height, width = shape
     if height % factor or width % factor:
         raise InputError(f"The run's images, {height} × {width}, cannot be divided into blocks of {factor} × {factor}.")
     return Downsampled(factor)
+
+
+def _refuse_size(image: Path, shape: tuple[int, int, int]) -> None:
+    """Refuses an image of another size than this: scaled once more, it would not be what is left of another."""
+    from PIL import Image
+
+    _, height, width = shape
+    try:
+        with Image.open(image) as opened:
+            size = opened.size
+    except OSError:
+        return  # whoever reads it says why
+    if size != (width, height):
+        raise InputError(
+            f"'{image}' is {size[1]} × {size[0]}, and what is left of this run's images is {height} × {width}: give "
+            "such an image, or --spoil for a whole one."
+        )
 
 
 def _measured(
@@ -138,6 +162,7 @@ def _measured(
     seed: int,
     *,
     spoil: bool,
+    device: torch.device,
 ) -> Tensor:
     """y, shape (1, C, H, W) or, where it is smaller, less."""
     import torch
@@ -146,8 +171,12 @@ def _measured(
     from clearwater.randomness import generator
 
     if not spoil:
-        known = known_image(image, shape, factor=factor or 1)
+        channels, height, width = shape
+        seen = (channels, height // (factor or 1), width // (factor or 1))
+        if factor is not None:
+            _refuse_size(image, seen)
+        known = known_image(image, seen).to(device)
         return measurement(known) if isinstance(measurement, Masked) else known
-    y = measurement(known_image(image, shape))
-    drawn = torch.randn(y.shape, generator=generator(seed, "measurement"))
+    y = measurement(known_image(image, shape).to(device))
+    drawn = torch.randn(y.shape, generator=generator(seed, "measurement")).to(device)
     return measurement(y + noise * drawn) if isinstance(measurement, Masked) else y + noise * drawn

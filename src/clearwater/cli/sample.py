@@ -12,6 +12,7 @@ from clearwater.cli.making import (
     Guidance,
     Making,
     classes_of,
+    finite,
     known_image,
     mask_of,
     sampling_chain,
@@ -21,7 +22,7 @@ from clearwater.cli.models import image_shape, load_network
 from clearwater.cli.options import BATCH, Batch, Count, Device, Out, Run, Seed, Variance, refuse_picture
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import say
-from clearwater.cli.writing import fingerprint, refuse_other, write_samples
+from clearwater.cli.writing import fingerprint, made_with, refuse_other, write_samples
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,8 +63,12 @@ def sample(
         typer.Option("--steps", min=1, help="How many steps.", show_default="20; ancestral: all levels"),
     ] = None,
     grid: Annotated[
-        str, typer.Option(help="Which levels: all, trailing, leading, quadratic, log_snr, karras, fitted, bound.")
-    ] = "trailing",
+        str | None,
+        typer.Option(
+            help="Which levels: all, trailing, leading, quadratic, log_snr, karras, fitted, bound.",
+            show_default="trailing",
+        ),
+    ] = None,
     eta: Annotated[float | None, typer.Option(help="Of ddim: share of the noise, 0 to 1.", show_default="0")] = None,
     churn: Annotated[float | None, typer.Option(help="Of euler and heun: added noise.", show_default="0")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Of adaptive.", show_default="1e-4")] = None,
@@ -100,7 +105,7 @@ def sample(
 ) -> None:
     """Sample from RUN: writes grid.png, and one PNG an image from 000000.png on."""
     from clearwater.assembly import pick_device
-    from clearwater.sampling import RePaint, SamplerOptions
+    from clearwater.sampling import RePaint, SamplerOptions, ends
     from clearwater.sampling import sampler as named_sampler
     from clearwater.training import RunFolder
     from clearwater.world import world
@@ -112,70 +117,71 @@ def sample(
         raise InputError("--mask and --level say what of an image is changed: give the image with --from.")
     if (level if mask is not None else repaint) is not None:
         raise InputError("With --mask all of the way is gone, and --repaint is of it; without, --level says how far.")
-    refuse_other(out)
-    chosen = pick_device(device)
-    folder = RunFolder.open(run)
+    if guidance == 1 and (rescale or interval != (0.0, 1.0) or guide is not None):
+        raise InputError("A guide, an interval and rescaling are of guidance: say how far, such as --guidance 2.")
+    for name, value in (("--guidance", guidance), ("--churn", churn), ("--guidance-rescale", rescale)):
+        finite(name, value)
     stepper: Stepper = named_sampler(sampler, SamplerOptions(eta, churn, tolerance))
-    network = load_network(folder, chosen, variance=variance, clip=clip)
-    for warning in folder.warnings:
-        say(warning)
-    data = folder.config().data
-    shape = image_shape(run, data)
-    all_levels = steps is None and sampler == "ancestral"
-    chain = sampling_chain(folder, network, "all" if all_levels else grid, steps, clip=clip)
-    start = None
-    if image is not None:
-        start = known_image(image, shape).to(chosen)
-        if mask is None:
-            chain = starting_chain(chain, _LEVEL if level is None else level)
-        else:
-            stepper, start = RePaint(stepper, start, mask_of(mask, shape).to(chosen), repaint or _TIMES), None
-    numbers = classes_of(classes, data)
-    away, away_knows = None, False
-    if guide is not None:
-        of_guide = RunFolder.open(guide)
-        away = load_network(of_guide, chosen, variance=None, clip=clip)
-        _refuse_guide(guide, away, image_shape(guide, of_guide.config().data), network, shape)
-        away_knows = bool(numbers) and of_guide.config().data.classes == data.classes
-    if guidance != 1 and not numbers and away is None:
-        raise InputError("Guidance goes away from something: give --classes of a run that knows them, or --guide RUN.")
-    if guidance == 1 and away is not None:
-        raise InputError("A guide needs a scale: say how far away from it to go, such as --guidance 2.")
-    at_once = min(batch or BATCH, n)
-    making = Making(
-        _compiled(network, at_once, shape, chosen) if compiled else network,
-        clip,
-        chain,
-        stepper,
-        shape,
-        chosen,
-        seed,
-        numbers,
-        Guidance(guidance, interval, rescale, away, away_knows),
-        start,
-    )
-    making.denoiser(range(1))  # refuses what cannot be, before anything is written
-    made: dict[str, Any] = {
-        "run": str(run),
-        "step": folder.model()[1].step,
-        "weights": fingerprint(network),
-        "seed": seed,
-        "sampler": sampler,
-        "steps": chain.T,
-        "grid": grid,
-        "eta": eta,
-        "churn": churn,
-        "tolerance": tolerance,
-        "variance": variance or "the run's",
-        "clip": clip,
-        "compiled": compiled,
-        "classes": list(numbers),
-        "guidance": [guidance, *interval, rescale],
-        "guide": [str(guide), fingerprint(away)] if away else None,
-        "from": [str(image), fingerprint(image), level or _LEVEL] if image else None,
-        "mask": [str(mask), fingerprint(mask), repaint or _TIMES] if mask else None,
-    }
+    if sampler == "adaptive" and (steps is not None or grid is not None):
+        raise InputError("The sampler adaptive chooses its own steps: leave out --steps and --grid.")
+    grid = grid or ("all" if sampler == "ancestral" and steps is None else "trailing")
     with world() as processes:
+        refuse_other(out)
+        chosen = pick_device(device)
+        folder = RunFolder.open(run)
+        data = folder.config().data
+        shape = image_shape(run, data)
+        numbers = classes_of(classes, data)
+        with processes.after_the_first():  # who measures what is kept with the run
+            network = load_network(folder, chosen, variance=variance, clip=clip)
+            start_level = (_LEVEL if level is None else level) if image is not None and mask is None else 1.0
+            if sampler == "adaptive":
+                chain, grid = ends(starting_chain(network.chain, start_level)), "ends"
+            else:
+                chain = sampling_chain(folder, network, grid, steps, clip=clip, level=start_level)
+        for warning in folder.warnings if processes.first else ():
+            say(warning)
+        start = None
+        if image is not None:
+            start = known_image(image, shape).to(chosen)
+            if mask is not None:
+                stepper, start = RePaint(stepper, start, mask_of(mask, shape).to(chosen), repaint or _TIMES), None
+        away, away_knows = None, False
+        if guide is not None:
+            of_guide = RunFolder.open(guide)
+            away = load_network(of_guide, chosen, variance=None, clip=clip)
+            _refuse_guide(guide, away, image_shape(guide, of_guide.config().data), network, shape)
+            away_knows = bool(numbers) and of_guide.config().data.classes == data.classes
+        if guidance != 1 and not numbers and away is None:
+            raise InputError(
+                "Guidance goes away from something: give --classes of a run that knows them, or --guide RUN."
+            )
+        at_once = min(batch or BATCH, n)
+        guided = Guidance(guidance, interval, rescale, away, away_knows)
+        making = Making(network, clip, chain, stepper, shape, chosen, seed, numbers, guided, start)
+        making.denoiser(range(1))  # refuses what cannot be, before anything is written
+        if compiled:
+            making = _compiled(making, at_once)
+        made: dict[str, Any] = {
+            **made_with(run, folder, network, chain, chosen),
+            "seed": seed,
+            "sampler": sampler,
+            "grid": grid,
+            "eta": eta,
+            "churn": churn,
+            "tolerance": tolerance,
+            "variance": variance or "the run's",
+            "clip": clip,
+            "compiled": compiled,
+            "classes": list(numbers),
+            "guidance": [guidance, *interval, rescale],
+            "guide_path": str(guide) if guide else None,
+            "guide": fingerprint(away) if away else None,
+            "from_path": str(image) if image else None,
+            "from": [fingerprint(image), start_level] if image else None,
+            "mask_path": str(mask) if mask else None,
+            "mask": [fingerprint(mask), repaint or _TIMES] if mask else None,
+        }
         write_samples(out, making, made, n, at_once, processes, npz=npz)
         if animate is not None and processes.first:
             _animate(animate, making, min(n, _ANIMATED))
@@ -194,15 +200,17 @@ def _refuse_guide(
         raise InputError(f"'{run}' was trained on other levels of noise: guide with a run of the same chain.")
 
 
-def _compiled(network: NetworkDenoiser, batch: int, shape: tuple[int, ...], device: torch.device) -> NetworkDenoiser:
+def _compiled(making: Making, batch: int) -> Making:
     """The same with its network compiled, for batches of this size."""
     import torch
 
     say("Compiling the network.")
     try:
-        compiled = replace(network, network=cast("torch.nn.Module", torch.compile(network.network)))
+        network = replace(making.network, network=cast("torch.nn.Module", torch.compile(making.network.network)))
+        compiled = replace(making, network=network)
         with torch.inference_mode():
-            compiled(torch.zeros(batch, *shape, device=device), network.chain.levels[-1])
+            x = torch.zeros(batch, *making.shape, device=making.device)
+            compiled.denoiser(range(batch))(x, making.chain.levels[-1])
     except Exception as error:  # whatever a compiler that is missing or fails makes of it
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"The network cannot be compiled here ({why}): leave out --compile.") from None

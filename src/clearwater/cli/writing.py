@@ -15,17 +15,19 @@ import typer
 
 from clearwater.cli.progress import Report, live_line, say
 from clearwater.errors import InputError
-from clearwater.files import write_atomically
+from clearwater.files import sync, write_atomically
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from clearwater.chains import Chain
     from clearwater.cli.making import Making
     from clearwater.denoisers import NetworkDenoiser
+    from clearwater.training import RunFolder
     from clearwater.world import World
 
-__all__ = ["fingerprint", "refuse_other", "write_samples"]
+__all__ = ["fingerprint", "made_with", "refuse_other", "write_samples"]
 
 _MANIFEST = "samples.json"
 _GRID, _LEFT, _NPZ = "grid.png", "left.png", "samples.npz"
@@ -62,13 +64,13 @@ def write_samples(
     """
     part = out / _PART
     files = [_GRID, *([_LEFT] if left is not None else []), *([_NPZ] if npz else [])]
-    manifest = json.dumps({**made, "n": n, "batch": batch, "files": files}, indent=1)
+    manifest = {**made, "n": n, "batch": batch, "files": files}
     batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
     missing: list[range] | None = None
     try:
-        if world.first and not _finishes(out, manifest):
+        if world.first and not _is_complete(out, manifest):
             _prepare(part, manifest)
-            missing = [numbers for numbers in batches if not all((part / _name(i)).is_file() for i in numbers)]
+            missing = [numbers for numbers in batches if not all(_is_there(part / _name(i)) for i in numbers)]
             there = n - sum(map(len, missing))
             if there:
                 say(f"Going on: {there} of {n} images are there.")
@@ -86,6 +88,7 @@ def write_samples(
             _write_npz(part / _NPZ, [part / _name(i) for i in range(n)])
         if (out / _MANIFEST).is_file():
             say(f"The earlier sample in '{out}' is replaced.")
+        _settle(part, n)
         part.rename(out / _DONE)
         _move_up(out)
     except KeyboardInterrupt:
@@ -95,22 +98,36 @@ def write_samples(
     say(f"{n} image(s) in '{out}'; look at {out / _GRID}")
 
 
-def _finishes(out: Path, manifest: str) -> bool:
-    """Whether all that was left to do of this sample was to move it up, which is done then."""
-    if not (out / _DONE).is_dir():
+def _is_complete(out: Path, manifest: dict[str, Any]) -> bool:
+    """Whether this very sample is there, at most to be moved up, which is done then."""
+    if (out / _DONE).is_dir():
+        _move_up(out)
+    there = _read(out / _MANIFEST)
+    if there is None or (out / _PART).is_dir() or not _same(there, manifest):
         return False
-    _move_up(out)
-    if _text(out / _MANIFEST) != manifest:
+    if there["n"] != manifest["n"] or there["files"] != manifest["files"]:
+        return False
+    if not all((out / name).is_file() for name in [*manifest["files"], *map(_name, range(manifest["n"]))]):
         return False
     say(f"The sample in '{out}' is complete; look at {out / _GRID}")
     return True
 
 
+def _settle(part: Path, n: int) -> None:
+    """What only a longer sample had is removed, and the disk has the rest."""
+    for path in part.iterdir():
+        if path.stem.isdecimal() and int(path.stem) >= n:
+            path.unlink()
+        else:
+            sync(path)
+    sync(part)
+
+
 def _move_up(out: Path) -> None:
     """Puts a complete sample in the place of an earlier one; can be interrupted at any moment and done again."""
     done = out / _DONE
-    if (done / _MANIFEST).is_file():
-        made = json.loads((done / _MANIFEST).read_text(encoding="utf-8"))
+    made = _read(done / _MANIFEST)
+    if made is not None:
         # The rest of an earlier sample; the files that this one has as well are written over.
         stale = [path for path in out.glob("*.png") if path.stem.isdecimal() and int(path.stem) >= made["n"]]
         for path in [*stale, *(out / name for name in (_LEFT, _NPZ) if name not in made["files"])]:
@@ -122,23 +139,76 @@ def _move_up(out: Path) -> None:
     done.rmdir()
 
 
-def fingerprint(of: NetworkDenoiser | Path) -> str:
-    """A hash of a model's weights, or of a file: by which an interrupted sample knows what it was made with."""
+def fingerprint(of: NetworkDenoiser | Chain | Path) -> str:
+    """A hash of a model's weights, of levels, or of a file: by which an interrupted sample knows how it was made."""
+    from clearwater.chains import Chain
+
     content = hashlib.blake2b(digest_size=16)
     if isinstance(of, Path):
         content.update(of.read_bytes())
+    elif isinstance(of, Chain):
+        for values in (of.levels.alpha, of.levels.sigma, of.levels.time):
+            content.update(values.numpy().tobytes())
     else:
         for tensor in of.network.state_dict().values():
             content.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
     return content.hexdigest()
 
 
-def _prepare(part: Path, manifest: str) -> None:
-    if part.is_dir() and _text(part / _MANIFEST) != manifest:
+def made_with(
+    run: Path, folder: RunFolder, network: NetworkDenoiser, chain: Chain, device: torch.device
+) -> dict[str, Any]:
+    """What every sample says of its model and its levels."""
+    from clearwater import __version__
+
+    return {
+        "run": str(run),
+        "step": folder.model()[1].step,
+        "weights": fingerprint(network),
+        "steps": chain.T,
+        "levels": fingerprint(chain),
+        "device": device.type,
+        "version": __version__,
+    }
+
+
+def _prepare(part: Path, manifest: dict[str, Any]) -> None:
+    there = _read(part / _MANIFEST)
+    if part.is_dir() and (there is None or not _same(there, manifest)):
         say("What an interrupted sample left there was made in another way: it is begun anew.")
         shutil.rmtree(part)
     part.mkdir(parents=True, exist_ok=True)
-    write_atomically(part / _MANIFEST, manifest.encode())
+    write_atomically(part / _MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether both make the same images: whatever the files that they came from are called, and however many."""
+
+    def of_images(manifest: dict[str, Any]) -> dict[str, Any]:
+        free = ("run", "n", "files")
+        return {name: value for name, value in manifest.items() if name not in free and not name.endswith("_path")}
+
+    return of_images(json.loads(json.dumps(a))) == of_images(json.loads(json.dumps(b)))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether an image is there and whole: after a power cut, a file may be there and empty."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError):  # Pillow's word for a broken PNG
+        return False
+    return True
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _make(part: Path, making: Making, batches: Sequence[range], world: World) -> None:
@@ -162,13 +232,6 @@ def _within(report: Report, text: str, before: float, share: float) -> Callable[
 
 def _name(i: int) -> str:
     return f"{i:06d}.png"
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def _overview(paths: Sequence[Path]) -> Image.Image:

@@ -57,7 +57,9 @@ def read_idx_labels(images: Path, n: int) -> npt.NDArray[np.uint8]:
         raise InputError(f"There are no labels beside '{images}': put '{name}' there, or train without --labels.")
     labels = _read(found[0])
     if labels.shape != (n,):
-        raise InputError(f"'{found[0]}' holds {len(labels):,} labels, but there are {n:,} images: give one an image.")
+        raise InputError(
+            f"'{found[0]}' holds labels of shape {labels.shape}, but there are {n:,} images: give each one number."
+        )
     return labels
 
 

@@ -59,10 +59,15 @@ def _listed(path: Path) -> dict[str, str]:
             named = json.loads(text)
             if not isinstance(named, dict):
                 raise ValueError("it is not an object")
-            return {str(file): str(label) for file, label in named.items()}
+            for file, label in named.items():
+                if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
+                    raise ValueError(f"the class of {file!r} is neither a name nor a whole number")
+            return {file: str(label) for file, label in named.items()}
         rows = [row for row in csv.reader(text.splitlines()) if row]
         if any(len(row) < 2 for row in rows):
             raise ValueError("a line has fewer than two columns")
+        if any(not row[1].strip() for row in rows):
+            raise ValueError("a class is empty")
         return {row[0].strip(): row[1].strip() for row in rows}
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"The classes in '{path}' cannot be read: {error}.") from None

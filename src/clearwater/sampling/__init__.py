@@ -6,7 +6,7 @@ from clearwater.sampling.ddim import DDIM
 from clearwater.sampling.dpm_solver import DPMSolver, SDEDPMSolver, SinglestepDPMSolver
 from clearwater.sampling.encoding import Encoded, encode, interpolated, slerp
 from clearwater.sampling.fitting import fitted_to_bound, fitted_to_path, path_costs
-from clearwater.sampling.grids import GRIDS, Grid, all_levels, karras, leading, log_snr, quadratic, trailing
+from clearwater.sampling.grids import GRIDS, Grid, all_levels, ends, karras, leading, log_snr, quadratic, trailing
 from clearwater.sampling.heun import Euler, Heun
 from clearwater.sampling.loop import StepState, sample, sampling_states
 from clearwater.sampling.named import SAMPLERS, Sampler, SamplerOptions, sampler
@@ -36,6 +36,7 @@ __all__ = [
     "UniPC",
     "all_levels",
     "encode",
+    "ends",
     "fitted_to_bound",
     "fitted_to_path",
     "interpolated",

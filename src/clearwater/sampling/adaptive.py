@@ -48,7 +48,10 @@ class _SolvedStep:
 
 @dataclass(frozen=True)
 class AdaptiveODE(Stepper):
-    """Dormand and Prince's method of order 5 between the levels of the path, which then only show the way.
+    """Dormand and Prince's method of order 5 between each two levels of the path: best on few, as `ends` has them.
+
+    The last step, to data, is DDIM's, since data lies infinitely far along the ODE's time: so the path's lowest level
+    above data should be the chain's. The solver begins anew at each level, so every one between costs evaluations.
 
     The images of a batch share the solver's steps, so an image depends on its batch within the tolerance.
 

@@ -60,7 +60,7 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
         b: the same shape.
         weight: 0 for a, 1 for b.
     """
-    flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
+    flat_a, flat_b = a.flatten(1).cpu().double(), b.flatten(1).cpu().double()  # some devices have no float64
     cosine = (flat_a * flat_b).sum(1) / (flat_a.norm(dim=1) * flat_b.norm(dim=1)).clamp(min=1e-300)
     angle = cosine.clamp(-1, 1).acos().unsqueeze(1)
     small = angle.sin() < 1e-6  # nearly the same direction: the straight line
@@ -68,7 +68,7 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     of_a = (((1 - weight) * angle).sin() / sine).where(~small, torch.full_like(angle, 1 - weight))
     of_b = ((weight * angle).sin() / sine).where(~small, torch.full_like(angle, weight))
     between: Tensor = of_a * flat_a + of_b * flat_b
-    return between.to(a.dtype).reshape(a.shape)
+    return between.to(a).reshape(a.shape)
 
 
 @dataclass(frozen=True)

@@ -60,15 +60,14 @@ def path_costs(denoiser: Denoiser, noise: Noise, candidates: int = _CANDIDATES) 
     alpha, sigma = chain.levels.alpha, chain.levels.sigma
     cost = torch.full((chain.T + 1, chain.T + 1), math.inf, dtype=torch.float64)
     states = list(sampling_states(denoiser, noise, chain, UniPC()))
-    path = torch.stack([state.x for state in reversed(states)]).flatten(2).double()  # (level, image, value)
+    x = {state.k: state.x.cpu().double() for state in states}
     for before, after in pairwise(states):
         assert after.prediction is not None
-        j = before.k
-        a = (sigma[:j] / sigma[j]).to(path.device)[:, None, None]
-        b = alpha[:j].to(path.device)[:, None, None] - a * float(alpha[j])
-        made = a * path[j] + b * after.prediction.x_0.flatten(1).double()
-        error = (made - path[:j]).square().mean((1, 2)).cpu()
-        cost[:j, j] = error / alpha[:j].square()
+        j, x_0 = before.k, after.prediction.x_0.cpu().double()
+        for i in range(j):
+            a = float(sigma[i] / sigma[j])
+            made = a * x[j] + (float(alpha[i]) - a * float(alpha[j])) * x_0
+            cost[i, j] = (made - x[i]).square().mean() / alpha[i].square()
     return cost
 
 
@@ -107,7 +106,10 @@ def step_costs(optimal: Optimal, chain: Chain) -> Tensor:
 
 def _cheapest(allowed: Chain, cost: Tensor, K: int) -> Chain:
     if not 1 <= K <= allowed.T:
-        raise InputError(f"The grid is chosen from {allowed.T} levels, so it has no {K} steps.")
+        raise InputError(
+            f"The grid is chosen from {allowed.T} levels, so it has 1 to {allowed.T} steps, not {K}: choose trailing for "
+            "more."
+        )
     return Chain(allowed.levels[_cheapest_path(cost, K)])
 
 

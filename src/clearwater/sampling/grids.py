@@ -14,7 +14,7 @@ from clearwater.chains import Chain
 from clearwater.errors import InputError
 from clearwater.levels import Level
 
-__all__ = ["GRIDS", "Grid", "all_levels", "karras", "leading", "log_snr", "quadratic", "trailing"]
+__all__ = ["GRIDS", "Grid", "all_levels", "ends", "karras", "leading", "log_snr", "quadratic", "trailing"]
 
 Grid = Callable[[Chain, int], Chain]
 """(chain, K) to a chain of K steps."""
@@ -46,6 +46,12 @@ def all_levels(chain: Chain, K: int) -> Chain:
 def trailing(chain: Chain, K: int) -> Chain:
     """K equal strides from level T down (Lin et al. 2024)."""
     return chain.strided(K)
+
+
+def ends(chain: Chain) -> Chain:
+    """Levels T and 1, and data, for a solver that chooses its own steps; and level T - 1, if T has no signal."""
+    numbers = [0, 1, chain.T - 1, chain.T] if float(chain.levels.alpha[-1]) == 0 else [0, 1, chain.T]
+    return Chain(chain.levels[torch.tensor(sorted(set(numbers)))])
 
 
 def leading(chain: Chain, K: int) -> Chain:

@@ -1,7 +1,8 @@
 """What a sampler is: a `Stepper`, which turns a path of levels into steps that are ready to be taken.
 
-Everything that depends on the levels alone is computed once, in float64, before the first evaluation of the
-network. A step is pure: what it must remember for the next one it returns.
+A sampler's own coefficients are computed once, in float64, before the first evaluation of the network. (What the target
+needs of a level is a few numbers on the CPU at each step; nothing waits for the device.) A step is pure: what it must
+remember for the next one it returns.
 """
 
 from __future__ import annotations
