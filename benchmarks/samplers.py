@@ -105,12 +105,14 @@ def plot(results: dict[Cell, float], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     lines: dict[str, dict[int, list[float]]] = {}
     for cell, value in results.items():
-        if cell.grid == "trailing":
+        if cell.grid == "trailing" or (cell.grid == "fitted" and cell.sampler == "unipc"):
             label = cell.sampler + ("" if cell.variance == "own" else f", {cell.variance} variance")
+            label += "" if cell.grid == "trailing" else ", fitted grid"
             lines.setdefault(label, {}).setdefault(cell.evaluations, []).append(value)
     for label, points in sorted(lines.items()):
         x = sorted(points)
-        axes.plot(x, [math.fsum(points[k]) / len(points[k]) for k in x], marker="o", markersize=3, label=label)
+        line = "--" if label.endswith("grid") else "-"
+        axes.plot(x, [math.fsum(points[k]) / len(points[k]) for k in x], line, marker="o", markersize=3, label=label)
     axes.set(xscale="log", yscale="log", xlabel="evaluations of the network", ylabel="Fréchet distance, garments-64")
     axes.set_xticks([5, 10, 20, 50, 100, 250, 1000], ["5", "10", "20", "50", "100", "250", "1000"])
     axes.grid(alpha=0.3, which="both")

@@ -107,8 +107,8 @@ def step_costs(optimal: Optimal, chain: Chain) -> Tensor:
 def _cheapest(allowed: Chain, cost: Tensor, K: int) -> Chain:
     if not 1 <= K <= allowed.T:
         raise InputError(
-            f"The grid is chosen from {allowed.T} levels, so it has 1 to {allowed.T} steps, not {K}: choose trailing for "
-            "more."
+            f"The grid is chosen from {allowed.T} levels, so it has 1 to {allowed.T} steps, not {K}: choose "
+            "trailing for more."
         )
     return Chain(allowed.levels[_cheapest_path(cost, K)])
 
