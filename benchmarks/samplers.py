@@ -111,8 +111,10 @@ def plot(results: dict[Cell, float], path: Path) -> None:
             lines.setdefault(label, {}).setdefault(cell.evaluations, []).append(value)
     for label, points in sorted(lines.items()):
         x = sorted(points)
-        line = "--" if label.endswith("grid") else "-"
-        axes.plot(x, [math.fsum(points[k]) / len(points[k]) for k in x], line, marker="o", markersize=3, label=label)
+        fitted = label.endswith("grid")  # drawn after the same sampler on equal strides, in its colour
+        style = {"linestyle": "--", "color": axes.lines[-1].get_color()} if fitted else {}
+        y = [math.fsum(points[k]) / len(points[k]) for k in x]
+        axes.plot(x, y, marker="o", markersize=3, label=label, **style)
     axes.set(xscale="log", yscale="log", xlabel="evaluations of the network", ylabel="Fréchet distance, garments-64")
     axes.set_xticks([5, 10, 20, 50, 100, 250, 1000], ["5", "10", "20", "50", "100", "250", "1000"])
     axes.grid(alpha=0.3, which="both")
