@@ -66,7 +66,7 @@ class Downsampled(Measurement):
 
 @dataclass(frozen=True)
 class Blurred(Measurement):
-    """A convolution with a Gaussian, zero outside the image: deblurring.
+    """A convolution with a Gaussian, the edge going on outside the image, as most programs blur: deblurring.
 
     Attributes:
         deviation: of the Gaussian, in pixels.
@@ -81,8 +81,9 @@ class Blurred(Measurement):
         line = line / line.sum()
         channels = x.shape[1]
         kernel = line.expand(channels, 1, 1, -1)
-        across = F.conv2d(x, kernel, padding=(0, radius), groups=channels)
-        return F.conv2d(across, kernel.transpose(2, 3), padding=(radius, 0), groups=channels)
+        wide = F.pad(x, (radius,) * 4, mode="replicate")
+        across = F.conv2d(wide, kernel, groups=channels)
+        return F.conv2d(across, kernel.transpose(2, 3), groups=channels)
 
 
 class Posterior(Around):

@@ -85,10 +85,14 @@ def test_the_images_are_the_same_whether_or_not_classes_are_asked_for(tmp_path: 
     assert torch.equal(plain.images, labelled.images)
 
 
-@pytest.mark.parametrize("paths", [["1.png", "2.png"], ["a/1.png", "b/1.png", "2.png"]])
-def test_images_in_no_class_s_folder_are_refused(tmp_path: Path, paths: list[str]) -> None:
-    _write(tmp_path, {path: i for i, path in enumerate(paths)})
+def test_images_in_no_folder_are_refused(tmp_path: Path) -> None:
+    _write(tmp_path, {"1.png": 0, "2.png": 1})
     _refused(tmp_path, f"'{tmp_path}' has no classes", "labels.json", "labels.csv", "--labels")
+
+
+def test_images_beside_the_folders_of_the_classes_are_counted_and_refused(tmp_path: Path) -> None:
+    _write(tmp_path, {"a/1.png": 0, "b/1.png": 1, "2.png": 2})
+    _refused(tmp_path, f"1 image(s) in '{tmp_path}' lie outside", "'2.png'", "--labels")
 
 
 # --- lists

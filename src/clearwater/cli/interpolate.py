@@ -41,6 +41,7 @@ def interpolate(
     from clearwater.pictures import enlarged, grid, to_uint8, write_picture
     from clearwater.randomness import ImageNoise
     from clearwater.sampling import Encoded, Heun, encode, interpolated, sampling_states
+    from clearwater.sampling.steps import no_noise
 
     refuse_picture(out, ".png")
     denoiser, shape, chosen = load_for_sampling(run, device=device)
@@ -50,7 +51,7 @@ def interpolate(
 
     def decoded(x_t: torch.Tensor, chain: Chain, at: int = 0) -> torch.Tensor:
         """x at level `at`, of x at the chain's last level."""
-        states = sampling_states(denoiser, _no_noise, chain, stepper, x_t)
+        states = sampling_states(denoiser, no_noise, chain, stepper, x_t)
         return next(state.x for state in states if state.k == at)
 
     def encoded(end: str) -> Encoded:
@@ -64,7 +65,7 @@ def interpolate(
     with live_line("interpolating") as report:
         ends = encoded(a), encoded(b)
         mixed = torch.cat([interpolated(*ends, i / (n - 1)) for i in range(n)])
-        for state in sampling_states(denoiser, _no_noise, chain, stepper, mixed):
+        for state in sampling_states(denoiser, no_noise, chain, stepper, mixed):
             report(1 - state.k / chain.T, f"{n} images")
     write_picture(out, enlarged(grid(to_uint8(state.x), columns=n)))
     say(f"Wrote '{out}'.")
@@ -72,7 +73,3 @@ def interpolate(
 
 def _is_seed(end: str) -> bool:
     return end.isascii() and end.isdecimal() and not Path(end).exists()
-
-
-def _no_noise() -> torch.Tensor:
-    raise AssertionError("a deterministic sampler draws no noise")

@@ -101,7 +101,7 @@ def optimal_variance(
     key = {"step": str(step), "clipped": str(clip), "weights": weights, "measured": _MEASURED}
     stored = folder.kept("optimal-variance", key)
     if stored is not None:
-        return Optimal(stored["time"], stored["error"], stored["decoder"])
+        return Optimal(stored["time"], stored["error"], stored.get("decoder"))
     data = folder.config().data
     images = load_images(data.source, size=data.size, channels=data.channels).images
     device = next(network.network.parameters()).device

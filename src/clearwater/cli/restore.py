@@ -55,7 +55,7 @@ def restore(
 ) -> None:
     """Fill in, enlarge or sharpen IMAGE: images such as RUN's that could have left it.
 
-    Writes grid.png, one PNG an image, and left.png: IMAGE as the model is told it.
+    Writes grid.png, one PNG an image, and left.png: IMAGE as the model is told it, enlarged to look at.
     """
     from clearwater.assembly import pick_device
     from clearwater.pictures import enlarged, grid, to_uint8
@@ -66,11 +66,14 @@ def restore(
 
     keep_freed_memory()
     if sum(option is not None for option in (mask, factor, blur)) != 1:
-        raise InputError("Say what was done to the image with one of --mask MASK, --factor 4 or --blur 1.5.")
+        raise InputError(
+            "Say what was done to the image with one, and one alone, of --mask MASK, --factor 4, --blur 1.5."
+        )
     finite("--noise", noise)
     finite("--blur", blur)
     if not noise > 0 or (blur is not None and not blur > 0):
-        raise InputError(f"Noise and blur are above zero, not {noise} and {blur}: give --noise 0.01 for a clean image.")
+        named = f"--noise is {noise}" if not noise > 0 else f"--blur is {blur}"
+        raise InputError(f"Noise and blur are above zero, but {named}: give --noise 0.01 for a clean image.")
     with world() as processes:
         refuse_other(out)
         chosen = pick_device(device)

@@ -116,7 +116,7 @@ def sample(
     if image is None and (mask is not None or level is not None):
         raise InputError("--mask and --level say what of an image is changed: give the image with --from.")
     if (level if mask is not None else repaint) is not None:
-        raise InputError("With --mask all of the way is gone, and --repaint is of it; without, --level says how far.")
+        raise InputError("--repaint goes with --mask, and --level does not: leave one of them out.")
     if guidance == 1 and (rescale or interval != (0.0, 1.0) or guide is not None):
         raise InputError("A guide, an interval and rescaling are of guidance: say how far, such as --guidance 2.")
     for name, value in (("--guidance", guidance), ("--churn", churn), ("--guidance-rescale", rescale)):

@@ -44,7 +44,13 @@ def read_labels(folder: Path, paths: Sequence[Path]) -> tuple[Tensor, tuple[str,
                 )
             return _numbered([named[path.relative_to(folder).as_posix()] for path in paths])
     parts = [path.relative_to(folder).parts for path in paths]
-    if any(len(part) < 2 for part in parts):
+    loose = [path for path, part in zip(paths, parts, strict=True) if len(part) < 2]
+    if 0 < len(loose) < len(paths):
+        raise InputError(
+            f"{len(loose)} image(s) in '{folder}' lie outside the folders of the classes, such as '{loose[0].name}': "
+            "put each into one, or train without --labels."
+        )
+    if loose:
         raise InputError(
             f"'{folder}' has no classes: put the images of each class into a folder of its own, or list them in "
             f"{' or '.join(_LISTS)} there; or train without --labels."

@@ -12,7 +12,7 @@ from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level, scale
 from clearwater.sampling.ddim import DDIM
-from clearwater.sampling.steps import Memory, Stepper
+from clearwater.sampling.steps import Memory, Stepper, no_noise
 
 __all__ = ["Encoded", "encode", "interpolated", "slerp"]
 
@@ -44,12 +44,8 @@ def encode(denoiser: Denoiser, x_0: Tensor, chain: Chain | None = None, stepper:
         x = first.noise(x_0, denoiser(x, first).eps)
     memory: Memory = ()
     for step in stepper.plan(chain.levels[1:], denoiser.chain.at_log_snr):
-        x, _, memory = step(denoiser, x, memory, _none)
+        x, _, memory = step(denoiser, x, memory, no_noise)
     return x
-
-
-def _none() -> Tensor:
-    raise AssertionError("a deterministic sampler draws no noise")
 
 
 def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:

@@ -17,6 +17,7 @@ from clearwater.decoders import HALF_BIN
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Pair
+from clearwater.sampling.dpm_solver import first_order
 from clearwater.sampling.grids import Grid
 from clearwater.sampling.loop import sampling_states
 from clearwater.sampling.steps import Noise
@@ -46,7 +47,7 @@ def path_costs(denoiser: Denoiser, noise: Noise, candidates: int = _CANDIDATES) 
 
     The path is the sampler's own through all candidates (Chen et al. 2024, arXiv:2405.11326, section 4). The distance
     is the mean over images of the squared error of x / alpha, in which DDIM is Euler's method and an error is carried
-    on as it is. Measured, this choice of distance is what makes the grid good (docs/sampling.md).
+    on as it is. Measured, this choice of distance is what makes the grid good (docs/mathematics/samplers.md).
 
     Args:
         denoiser: the model.
@@ -57,7 +58,6 @@ def path_costs(denoiser: Denoiser, noise: Noise, candidates: int = _CANDIDATES) 
         float64, shape (C + 1, C + 1).
     """
     chain = denoiser.chain.strided(min(candidates, denoiser.chain.T))
-    alpha, sigma = chain.levels.alpha, chain.levels.sigma
     cost = torch.full((chain.T + 1, chain.T + 1), math.inf, dtype=torch.float64)
     states = list(sampling_states(denoiser, noise, chain, UniPC()))
     x = {state.k: state.x.cpu().double() for state in states}
@@ -65,9 +65,8 @@ def path_costs(denoiser: Denoiser, noise: Noise, candidates: int = _CANDIDATES) 
         assert after.prediction is not None
         j, x_0 = before.k, after.prediction.x_0.cpu().double()
         for i in range(j):
-            a = float(sigma[i] / sigma[j])
-            made = a * x[j] + (float(alpha[i]) - a * float(alpha[j])) * x_0
-            cost[i, j] = (made - x[i]).square().mean() / alpha[i].square()
+            a, b = first_order(chain.levels[j], chain.levels[i])
+            cost[i, j] = (a * x[j] + b * x_0 - x[i]).square().mean() / chain.levels.alpha[i].square()
     return cost
 
 

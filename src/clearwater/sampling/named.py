@@ -70,7 +70,7 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm++2s": Sampler(lambda _: SinglestepDPMSolver(), (), 2, "2", False, "needs no history: for strong guidance"),
     "dpm++2m-sde": Sampler(lambda _: SDEDPMSolver(), (), None, "1", True, "noise that mends errors; 20 to 50 steps"),
     "unipc": Sampler(lambda _: UniPC(2), (), 3, "1", False, "the default: the fewest steps, 5 to 20"),
-    "unipc-bh1": Sampler(lambda _: UniPC(2, "bh1"), (), 3, "1", False, "unipc's other variant"),
+    "unipc-bh1": Sampler(lambda _: UniPC(2, "bh1"), (), 3, "1", False, "unipc's other variant; 20 steps and more"),
     "unipc3": Sampler(lambda _: UniPC(3), (), 4, "1", False, "unipc of the next order; 15 steps and more"),
     "adaptive": Sampler(
         lambda options: AdaptiveODE(1e-4 if options.tolerance is None else options.tolerance),

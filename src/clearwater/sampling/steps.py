@@ -19,7 +19,7 @@ from clearwater.denoisers import Denoiser
 from clearwater.levels import Level
 from clearwater.targets import Prediction
 
-__all__ = ["Between", "LinearStep", "Memory", "Noise", "Step", "Stepper", "combined"]
+__all__ = ["Between", "LinearStep", "Memory", "Noise", "Step", "Stepper", "combined", "no_noise"]
 
 Memory = tuple[Tensor, ...]
 
@@ -31,6 +31,11 @@ class Noise(Protocol):
     """Gives standard normal noise of the shape of x_t, new at each call."""
 
     def __call__(self) -> Tensor: ...
+
+
+def no_noise() -> Tensor:
+    """The noise of a sampler that draws none."""
+    raise AssertionError("a deterministic sampler draws no noise")
 
 
 class Step(Protocol):
