@@ -3,7 +3,22 @@
 import pytest
 import torch
 
-from clearwater import Clipped, FixedSmall, NetworkDenoiser, UNet, V, chain, load_images, sample
+from clearwater import (
+    DDIM,
+    Ancestral,
+    Clipped,
+    DPMSolver,
+    FixedSmall,
+    NetworkDenoiser,
+    Stepper,
+    UNet,
+    UniPC,
+    V,
+    chain,
+    load_images,
+    sample,
+    sampling_states,
+)
 from clearwater.assembly import pick_autocast, pick_device
 from clearwater.randomness import ImageNoise
 from clearwater.settings import resolve
@@ -72,3 +87,22 @@ def test_training_learns_what_it_learns_on_a_processor(precision: str) -> None:
     # The noise differs by device, so the losses agree as two draws of the same training do.
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.5)
     assert losses["cuda"] < 0.3  # it starts at about 1.5
+
+
+@pytest.mark.parametrize(
+    "stepper", [Ancestral(), DDIM(), UniPC(), DPMSolver(2)], ids=lambda stepper: type(stepper).__name__
+)
+def test_sampling_never_waits_for_the_gpu(stepper: Stepper) -> None:
+    network, levels = _network().place(torch.device("cuda")), chain("cosine")
+    denoiser = Clipped(NetworkDenoiser(network, levels, V(), FixedSmall()))
+    noise = ImageNoise(0, range(4), (1, 28, 28), "cuda")
+    with torch.inference_mode():
+        network(noise(), torch.rand(4, device="cuda"))  # the libraries' own first steps may wait
+    states = sampling_states(denoiser, noise, levels.strided(10), stepper)
+    next(states)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        seen = sum(1 for _ in states)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert seen == 10

@@ -112,11 +112,17 @@ def test_rescaling_brings_back_a_share_of_each_image_s_standard_deviation(share)
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"rescale": 1.1}, {"rescale": -0.1}, {"interval": (0.5, 0.4)}, {"interval": (-0.1, 1.0)}, {"interval": (0, 2)}],
+    ("options", "named"),
+    [
+        ({"rescale": 1.1}, r"rescaled by 0 .* 1, not by 1\.1"),
+        ({"rescale": -0.1}, r"rescaled by 0 .* 1, not by -0\.1"),
+        ({"interval": (0.5, 0.4)}, r"on between two times .* not \(0\.5, 0\.4\)"),
+        ({"interval": (-0.1, 1.0)}, r"on between two times .* not \(-0\.1, 1\.0\)"),
+        ({"interval": (0, 2)}, r"on between two times .* not \(0, 2\)"),
+    ],
 )
-def test_guidance_that_cannot_be_is_refused_in_a_sentence(options):
-    with pytest.raises(InputError, match=r"^Guidance is rescaled by 0 to 1 .* not .*\.$"):
+def test_guidance_that_cannot_be_is_refused_in_a_sentence(options, named):
+    with pytest.raises(InputError, match=rf"^Guidance is {named}\.$"):
         Guided(Said(images(1)), Said(images(2)), 2.0, **options)
 
 

@@ -348,3 +348,16 @@ def test_samples_of_the_posterior_agree_with_the_measurement_to_its_noise():
 def test_a_posterior_that_cannot_be_is_refused_in_a_sentence(noise, iterations):
     with pytest.raises(InputError, match=rf"noise above zero.* not {noise} and {iterations}\.$"):
         Posterior(Dense(CHAINS["vp"]), Downsampled(2), torch.zeros(1, 1, 2, 2), noise, iterations=iterations)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4, 4), (3, 1, 2, 2), (1, 1, 1, 2, 2), (2, 2, 2)])
+def test_a_measurement_of_another_shape_is_refused_in_a_sentence(shape):
+    chain = CHAINS["vp"]
+    posterior = Posterior(Dense(chain, (1, 4, 4)), Downsampled(2), torch.zeros(shape), 0.1)
+    with pytest.raises(InputError, match=r"has shape \(2, 1, 2, 2\), and y has \("):
+        posterior(torch.zeros(2, 1, 4, 4, dtype=torch.float64), chain.levels[20])
+
+
+def test_blocks_that_do_not_divide_an_image_are_refused_in_a_sentence():
+    with pytest.raises(InputError, match="4 × 5 cannot be divided into blocks of 2 × 2"):
+        Downsampled(2)(torch.zeros(1, 1, 4, 5))

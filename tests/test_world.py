@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,15 +47,19 @@ if second:
 """
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes saw, started with what `torchrun` puts into the environment."""
+def _as_two() -> dict[str, str]:
+    """An environment as `torchrun` makes it for two processes."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
+    return {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes saw, started with what `torchrun` puts into the environment."""
     folder = tmp_path_factory.mktemp("world")
-    told = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    subprocess.run([sys.executable, "-c", _PROGRAM], cwd=folder, env=told, timeout=120, check=True)
+    subprocess.run([sys.executable, "-c", _PROGRAM], cwd=folder, env=_as_two(), timeout=120, check=True)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -89,3 +95,29 @@ def test_the_first_waits_for_the_second(two: list[dict[str, Any]]) -> None:
 def test_they_are_connected_until_the_end_and_no_longer(two: list[dict[str, Any]]) -> None:
     # gloo needs no GPU, and the first speaks for all of them, so that is all that is needed.
     assert [(seen["connected"], seen["connected afterwards"]) for seen in two] == [("gloo", False)] * 2
+
+
+@pytest.mark.parametrize("waits", ["wait()", "told(1)"])
+def test_a_process_whose_first_is_gone_says_so_in_a_sentence(tmp_path: Path, waits: str) -> None:
+    program = f"""
+import os
+from clearwater.errors import ClearwaterError
+from clearwater.world import world
+
+second = os.fork()
+os.environ["RANK"] = "0" if second else "1"
+with world() as processes:
+    processes.wait()
+    if second:
+        os._exit(0)
+    try:
+        processes.{waits}
+    except ClearwaterError as error:
+        open("said", "w").write(str(error))
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=_as_two(), timeout=120, check=True)
+    for _ in range(600):  # the second may be a moment later than the first, which ended
+        if (tmp_path / "said").exists() and (tmp_path / "said").read_text():
+            break
+        time.sleep(0.1)
+    assert (tmp_path / "said").read_text().startswith("Another of the processes has ended")

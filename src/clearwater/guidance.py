@@ -43,9 +43,11 @@ class Guided(Around):
         interval: tuple[float, float] = (0.0, 1.0),
         rescale: float = 0.0,
     ) -> None:
-        if not 0 <= rescale <= 1 or not 0 <= interval[0] <= interval[1] <= 1:
+        if not 0 <= rescale <= 1:
+            raise InputError(f"Guidance is rescaled by 0 (not at all) to 1, not by {rescale}.")
+        if not 0 <= interval[0] <= interval[1] <= 1:
             raise InputError(
-                f"Guidance is rescaled by 0 to 1 and is on between two times from 0 to 1, not {rescale} and {interval}."
+                f"Guidance is on between two times from 0 (data) to 1 (noise), the lower one first, not {interval}."
             )
         super().__init__(denoiser)
         self.guide, self.scale = guide, scale

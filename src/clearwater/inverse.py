@@ -61,6 +61,11 @@ class Downsampled(Measurement):
     factor: int
 
     def __call__(self, x: Tensor) -> Tensor:
+        if x.shape[-2] % self.factor or x.shape[-1] % self.factor:
+            raise InputError(
+                f"Images of {x.shape[-2]} × {x.shape[-1]} cannot be divided into blocks of {self.factor} × "
+                f"{self.factor}: take a factor of both."
+            )
         return F.avg_pool2d(x, self.factor)
 
 
@@ -125,6 +130,7 @@ class Posterior(Around):
             prediction = self.denoiser(x, t)
             mean = prediction.x_0 if prediction.x_0.requires_grad else prediction.x_0.clone()
             measured = self.measurement(mean)
+            self._refuse_shape(measured)
             y = self.y.clone().to(measured)
 
             def covariance_of(v: Tensor) -> Tensor:
@@ -142,6 +148,14 @@ class Posterior(Around):
             x_0 = (mean + covariance_of(solved)).detach()
         extra = None if prediction.extra is None else prediction.extra.detach()
         return prediction_from_x_0(x_0, x_t, t, extra)
+
+    def _refuse_shape(self, measured: Tensor) -> None:
+        sizes = zip(reversed(self.y.shape), reversed(measured.shape), strict=False)
+        if self.y.ndim > measured.ndim or any(size not in (1, wanted) for size, wanted in sizes):
+            raise InputError(
+                f"What is measured of these images has shape {tuple(measured.shape)}, and y has "
+                f"{tuple(self.y.shape)}: give one y an image, or one for all."
+            )
 
     def _adjoint(self, v: Tensor, like: Tensor) -> Tensor:
         probe = torch.zeros_like(like).requires_grad_()

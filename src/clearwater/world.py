@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch.distributed
 
-from clearwater.errors import InputError
+from clearwater.errors import ClearwaterError, InputError
 
 __all__ = ["World", "world"]
 
@@ -40,7 +40,8 @@ class World:
     def wait(self) -> None:
         """Waits until all have come here."""
         if self.size > 1:
-            torch.distributed.barrier()
+            with _ends_of_others():
+                torch.distributed.barrier()
 
     @contextmanager
     def after_the_first(self) -> Iterator[None]:
@@ -58,8 +59,18 @@ class World:
         if self.size == 1:
             return value
         values = [value]
-        torch.distributed.broadcast_object_list(values)
+        with _ends_of_others():
+            torch.distributed.broadcast_object_list(values)
         return values[0]
+
+
+@contextmanager
+def _ends_of_others() -> Iterator[None]:
+    """Says in a sentence that a process which this one waits for is gone."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's, and what the other backends' errors are made of
+        raise ClearwaterError("Another of the processes has ended, so this one does too: see what it says.") from error
 
 
 @contextmanager

@@ -30,6 +30,8 @@ WRONG = [
     ("sample RUN --out TMP/out --seed -1", "--seed"),
     ("sample RUN --out TMP/out --sampler magic", "magic"),
     ("sample RUN --out TMP/out --variance huge", "huge"),
+    ("sample RUN --out TMP/out --variance fixed_small", "ancestral"),
+    ("train fashion-mini --out RUN/checkpoints/000000008", "one checkpoint"),
     ("sample RUN --out TMP/out --device tpu", "tpu"),
     ("sample RUN --out TMP/out --speed 9", "--speed"),
     ("sample RUN --out TMP/file", "file"),
@@ -119,6 +121,16 @@ def test_wrong_input_is_one_sentence_that_names_it_and_exit_code_2(
     assert named in sentence.replace(str(folder), "").replace(str(trained), "")
     assert (folder / "file").read_text() == "= not TOML, not an image, not a run\n"
     assert [path.name for path in (folder / "folder").iterdir()] == ["notes.txt"]
+    assert not (folder / "a.png").exists()
+
+
+@pytest.mark.parametrize("command", ["info RUN", "show chain linear --out TMP/a.png"])
+def test_a_command_for_one_process_refuses_to_be_one_of_many(
+    folder: Path, trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    sentence = _sentence(command, 2, capsys, folder, trained)
+    assert "WORLD_SIZE is 2" in sentence
     assert not (folder / "a.png").exists()
 
 

@@ -147,6 +147,7 @@ WRONG = [
     ("3 x4", "x4"),
     ("3 1.5", "1.5"),
     ("3", "b"),
+    ("3 -- -4", "-4"),
     ("3 4 --n 1", "--n"),
     ("3 4 --level 0", "0.0"),
     ("3 4 --level 1.01", "1.01"),
@@ -164,8 +165,7 @@ def test_what_cannot_be_is_one_sentence_and_no_picture(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, named: str
 ) -> None:
     places = {"RUN": home / "run", "IMAGE": Path(_image(home, 2)[0]), "TMP": tmp_path}
-    arguments = ["interpolate", "RUN", *options.split()]
-    arguments += [] if "--out" in options else ["--out", "TMP/a.png"]
+    arguments = ["interpolate", "RUN", *([] if "--out" in options else ["--out", "TMP/a.png"]), *options.split()]
     for name, path in places.items():
         arguments = [part.replace(name, str(path)) for part in arguments]
     capsys.readouterr()

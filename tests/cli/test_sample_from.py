@@ -131,6 +131,9 @@ WRONG = [
     ("--mask MASK", "--from"),
     ("--from IMAGE --mask TMP/none.png", "none.png"),
     ("--from IMAGE --mask MASK --repaint 0", "--repaint"),
+    ("--from IMAGE --mask TMP/wide.png", "8 × 16"),
+    ("--from IMAGE --mask TMP/white.png", "all white"),
+    ("--from IMAGE --mask TMP/black.png", "all black"),
     ("--animate TMP/a.png", "a.png"),
     ("--animate TMP/a", "'a'"),
     ("--animate TMP/none/a.gif", "none"),
@@ -143,6 +146,9 @@ def test_what_cannot_be_is_one_sentence_before_anything_is_written(
 ) -> None:
     path, _ = _image(home)
     _mask(tmp_path / "mask.png", 8)
+    for name, size, value in (("wide", (16, 8), 0), ("white", (8, 8), 255), ("black", (8, 8), 0)):
+        Image.new("L", size, value).save(tmp_path / f"{name}.png")
+    there = sorted(tmp_path.iterdir())
     places = {"RUN": home / "run", "IMAGE": path, "MASK": tmp_path / "mask.png", "TMP": tmp_path}
     for name, place in places.items():
         options = options.replace(name, str(place))
@@ -153,4 +159,4 @@ def test_what_cannot_be_is_one_sentence_before_anything_is_written(
     assert [line for line in lines if line.startswith("Error: ")] == lines[-1:]
     assert named in lines[-1]
     assert said.out == ""
-    assert [each.name for each in tmp_path.iterdir()] == ["mask.png"]
+    assert sorted(tmp_path.iterdir()) == there

@@ -95,6 +95,7 @@ def test_each_kind_of_guidance_makes_other_images(home: Path) -> None:
         ("run", "plain", "hat,1", False),
         ("run", "weak", None, False),
         ("plain", "weak", None, False),
+        ("run", "weak/checkpoints/000000040", "hat,1", True),  # one checkpoint of a run
     ],
 )
 def test_another_run_can_be_the_guide(

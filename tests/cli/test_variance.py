@@ -143,7 +143,10 @@ def test_the_samples_with_the_network_are_the_library_s(with_variance: Path, tmp
 
 
 def test_before_it_is_trained_the_message_says_how(copied: Path, capsys: Said, tmp_path: Path) -> None:
-    for command in (["bound", str(copied), "fashion-mini"], ["sample", str(copied), "--out", str(tmp_path / "out")]):
+    for command in (
+        ["bound", str(copied), "fashion-mini"],
+        ["sample", str(copied), "--out", str(tmp_path / "out"), "--sampler", "ancestral"],
+    ):
         sentence = _error(capsys, *command, "--variance", "network")
         assert f"'{copied}' has no variance network" in sentence
         assert sentence.endswith(f" variance {copied}")
@@ -267,7 +270,7 @@ def test_a_learned_range_of_a_run_without_channels_for_it_is_one_sentence(
 ) -> None:
     for command in (
         ["bound", str(trained), "fashion-mini", "--n", "2"],
-        ["sample", str(trained), "--out", str(tmp_path)],
+        ["sample", str(trained), "--out", str(tmp_path), "--sampler", "ancestral"],
     ):
         capsys.readouterr()
         assert run([*command, "--variance", "learned_range", "--device", "cpu"]) == 2

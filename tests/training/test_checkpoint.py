@@ -382,3 +382,26 @@ def test_a_checkpoint_saved_from_a_view_of_memory_holds_only_its_values(
     loaded = load_file(folder / "model.safetensors")["w"]
     assert loaded.is_contiguous()
     assert torch.equal(loaded, weights)
+
+
+# --- one checkpoint of a run, in the place of the run
+
+
+def test_a_checkpoint_can_be_opened_as_the_run_was_then(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny()
+    _run(tmp_path / "run", config)
+    for step in (2, 3):
+        then = RunFolder.open(_folder(tmp_path / "run", step))
+        assert then.config() == config
+        weights, place = then.model()
+        assert place.step == step
+        assert weights["b"].tolist() == _checkpoint(step).averaged["b"].tolist()
+
+
+def test_a_checkpoint_is_no_run_to_train_into(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny()
+    _run(tmp_path / "run", config)
+    before = _contents(tmp_path)
+    with pytest.raises(InputError, match="one checkpoint of a run"):
+        RunFolder.create(_folder(tmp_path / "run", 3), config)
+    assert _contents(tmp_path) == before

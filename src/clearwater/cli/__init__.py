@@ -6,20 +6,33 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from clearwater import __version__
 from clearwater.cli import bound, demo, demonstrations, info, interpolate, restore, sample, show, train, variance
-from clearwater.errors import ClearwaterError
+from clearwater.errors import ClearwaterError, InputError
 
 __all__ = ["app", "main", "run"]
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
+
+class _Commands(TyperGroup):
+    """Commands of which an interrupted one ends with a word, where it has none of its own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+
 app = typer.Typer(
     name="clearwater",
+    cls=_Commands,
     help="Denoising diffusion models: train on your images, sample, look.",
     no_args_is_help=True,
     add_completion=False,
@@ -46,13 +59,22 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+_FOR_MANY = ("sample", "restore")
+
+
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Denoising diffusion models: train on your images, sample, look."""
+    if context.invoked_subcommand not in _FOR_MANY and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError(
+            f"`clearwater {context.invoked_subcommand}` is for one process, and WORLD_SIZE is "
+            f"{os.environ['WORLD_SIZE']}: start it without torchrun (of many are: {', '.join(_FOR_MANY)})."
+        )
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from clearwater.cli.making import known_image, starting_chain
 from clearwater.cli.models import load_for_sampling
 from clearwater.cli.options import Device, Run, refuse_picture
 from clearwater.cli.progress import live_line, say
+from clearwater.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,8 @@ def interpolate(
     from clearwater.sampling.steps import no_noise
 
     refuse_picture(out, ".png")
+    for end in (a, b):
+        _refuse_end(end)
     denoiser, shape, chosen = load_for_sampling(run, device=device)
     whole = denoiser.chain.strided(steps or min(_STEPS, denoiser.chain.T))
     chain, stepper = starting_chain(whole, level), Heun()
@@ -69,6 +72,11 @@ def interpolate(
             report(1 - state.k / chain.T, f"{n} images")
     write_picture(out, enlarged(grid(to_uint8(state.x), columns=n)))
     say(f"Wrote '{out}'.")
+
+
+def _refuse_end(end: str) -> None:
+    if not _is_seed(end) and end.removeprefix("-").isdecimal() and not Path(end).exists():
+        raise InputError(f"A and B are files, or seeds from 0 on, not {end}.")
 
 
 def _is_seed(end: str) -> bool:

@@ -185,11 +185,25 @@ def known_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
     return pixel_values(read_image(path, shape[1:], shape[0])).unsqueeze(0)
 
 
-def mask_of(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """1 where the mask is black, which is kept, and 0 where it is white, which is filled in; shape (1, 1, H, W)."""
-    from clearwater.data.folder import read_image
+def mask_of(path: Path, shape: tuple[int, int, int], of: Path) -> Tensor:
+    """1 where the mask is black, which is kept, and 0 where it is white, which is filled in; shape (1, 1, H, W).
 
-    return (read_image(path, shape[1:], 1) < 128).float().unsqueeze(0)
+    Raises:
+        InputError: it is of another shape than the image `of` and the run's images, or of one colour.
+    """
+    from clearwater.data.folder import image_size, read_image
+
+    kept = (read_image(path, shape[1:], 1) < 128).float().unsqueeze(0)
+    height, width = image_size(path)
+    if all(height * w != width * h for h, w in (shape[1:], image_size(of))):
+        raise InputError(
+            f"The mask '{path}' is {height} × {width}, in another proportion than '{of}' and the run's {shape[1]} × "
+            f"{shape[2]}: make it of the size of the image that it is for."
+        )
+    if bool((kept == kept.flatten()[0]).all()):
+        what = "black: nothing is filled in" if bool(kept.any()) else "white: nothing of the image is left"
+        raise InputError(f"The mask '{path}' is all {what}. Make it white where to fill in and black elsewhere.")
+    return kept
 
 
 def starting_chain(chain: Chain, level: float) -> Chain:

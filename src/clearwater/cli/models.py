@@ -110,7 +110,7 @@ def optimal_variance(
         fitted = fit_optimal_variance(
             Clipped(exactly) if clip else exactly,
             pixel_values(images).to(device),
-            progress=lambda fraction: report(fraction, "on training images"),
+            progress=lambda fraction: report(fraction, "on training images, once for this model"),
         )
     tensors = {"time": fitted.time, "error": fitted.error}
     if fitted.decoder is not None:

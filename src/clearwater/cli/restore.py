@@ -86,7 +86,7 @@ def restore(
             say(warning)
         data = folder.config().data
         shape = image_shape(run, data)
-        measurement = _measurement(shape, mask, factor, blur, chosen)
+        measurement = _measurement(shape, image, mask, factor, blur, chosen)
         y = _measured(image, shape, measurement, factor, noise, seed, spoil=spoil, device=chosen)
         chain = sampling_chain(folder, network, "trailing", steps or min(_STEPS, network.chain.T), clip=True)
         making = Making(
@@ -122,36 +122,39 @@ def restore(
 
 
 def _measurement(
-    shape: tuple[int, int, int], mask: Path | None, factor: int | None, blur: float | None, device: torch.device
+    shape: tuple[int, int, int],
+    image: Path,
+    mask: Path | None,
+    factor: int | None,
+    blur: float | None,
+    device: torch.device,
 ) -> Measurement:
+    import torch
+
     from clearwater.inverse import Blurred, Downsampled, Masked
 
     if mask is not None:
-        return Masked(mask_of(mask, shape).to(device))
+        return Masked(mask_of(mask, shape, image).to(device))
     _, height, width = shape
     if blur is not None:
         if blur > min(height, width):
             raise InputError(f"A blur of {blur} pixels leaves nothing of images of {height} × {width}: give less.")
         return Blurred(blur)
     assert factor is not None
-    if height % factor or width % factor:
-        raise InputError(f"The run's images, {height} × {width}, cannot be divided into blocks of {factor} × {factor}.")
-    return Downsampled(factor)
+    smaller = Downsampled(factor)
+    smaller(torch.empty(1, *shape, device="meta"))  # refuses a factor that does not divide the images
+    return smaller
 
 
 def _refuse_size(image: Path, shape: tuple[int, int, int]) -> None:
     """Refuses an image of another size than this: scaled once more, it would not be what is left of another."""
-    from PIL import Image
+    from clearwater.data.folder import image_size
 
     _, height, width = shape
-    try:
-        with Image.open(image) as opened:
-            size = opened.size
-    except OSError:
-        return  # whoever reads it says why
-    if size != (width, height):
+    size = image_size(image)
+    if size != (height, width):
         raise InputError(
-            f"'{image}' is {size[1]} × {size[0]}, and what is left of this run's images is {height} × {width}: give "
+            f"'{image}' is {size[0]} × {size[1]}, and what is left of this run's images is {height} × {width}: give "
             "such an image, or --spoil for a whole one."
         )
 

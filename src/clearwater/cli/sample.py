@@ -71,7 +71,9 @@ def sample(
     ] = None,
     eta: Annotated[float | None, typer.Option(help="Of ddim: share of the noise, 0 to 1.", show_default="0")] = None,
     churn: Annotated[float | None, typer.Option(help="Of euler and heun: added noise.", show_default="0")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="Of adaptive.", show_default="1e-4")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Of adaptive, within which --batch changes images.", show_default="1e-4")
+    ] = None,
     variance: Variance = None,
     clip: Annotated[bool, typer.Option("--clip/--no-clip", help="Clip each prediction to the data's range.")] = True,
     classes: Annotated[
@@ -82,7 +84,9 @@ def sample(
         tuple[float, float], typer.Option("--guidance-interval", help="Times between which guidance is on.")
     ] = (0.0, 1.0),
     rescale: Annotated[float, typer.Option("--guidance-rescale", help="Contrast brought back, 0 to 1.")] = 0.0,
-    guide: Annotated[Path | None, typer.Option(help="A weaker RUN to guide away from.", show_default=False)] = None,
+    guide: Annotated[
+        Path | None, typer.Option(help="A weaker RUN, or a checkpoint in one, to guide away from.", show_default=False)
+    ] = None,
     image: Annotated[Path | None, typer.Option("--from", help="An image to change.", show_default=False)] = None,
     level: Annotated[
         float | None, typer.Option(help="Of --from: how far back to go, above 0 to 1.", show_default="0.6")
@@ -124,6 +128,8 @@ def sample(
     stepper: Stepper = named_sampler(sampler, SamplerOptions(eta, churn, tolerance))
     if sampler == "adaptive" and (steps is not None or grid is not None):
         raise InputError("The sampler adaptive chooses its own steps: leave out --steps and --grid.")
+    if variance is not None and sampler != "ancestral":
+        raise InputError(f"The sampler {sampler} has no --variance: it is an option of ancestral.")
     grid = grid or ("all" if sampler == "ancestral" and steps is None else "trailing")
     with world() as processes:
         refuse_other(out)
@@ -145,7 +151,10 @@ def sample(
         if image is not None:
             start = known_image(image, shape).to(chosen)
             if mask is not None:
-                stepper, start = RePaint(stepper, start, mask_of(mask, shape).to(chosen), repaint or _TIMES), None
+                stepper, start = (
+                    RePaint(stepper, start, mask_of(mask, shape, image).to(chosen), repaint or _TIMES),
+                    None,
+                )
         away, away_knows = None, False
         if guide is not None:
             of_guide = RunFolder.open(guide)

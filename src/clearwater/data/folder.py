@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clearwater.errors import InputError
 
-__all__ = ["common_size", "fit", "read_folder", "read_image"]
+__all__ = ["common_size", "fit", "image_size", "read_folder", "read_image"]
 
 _EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"}
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -77,6 +77,18 @@ def read_image(path: Path, size: tuple[int, int], channels: int) -> Tensor:
     if isinstance(found, str):
         raise InputError(f"The image cannot be read: {found}.")
     return torch.from_numpy(found.reshape(*size, channels).copy()).permute(2, 0, 1)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image as it is seen.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    header = _header(path)
+    if header is None:
+        raise InputError(f"The image '{path}' cannot be read.")
+    return header[0]
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:

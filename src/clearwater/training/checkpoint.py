@@ -101,7 +101,9 @@ class RunFolder:
 
     @classmethod
     def refuse_other(cls, path: Path) -> None:
-        """Refuses, with an `InputError`, a path where something is that is not a run."""
+        """Refuses, with an `InputError`, a path where something is that is not a run to go on with."""
+        if cls._is_checkpoint(path):
+            raise InputError(f"'{path}' is one checkpoint of a run: give --out the run's own folder, or another.")
         if path.exists() and not path.is_dir():
             raise InputError(f"'{path}' is a file: give --out a folder that does not exist, is empty or holds a run.")
         if path.is_dir() and not cls(path)._config_path.is_file() and any(path.iterdir()):
@@ -109,7 +111,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """The run at `path`.
+        """The run at `path`, or the one of which only this checkpoint is left.
 
         Raises:
             InputError: there is no run.
@@ -236,6 +238,10 @@ class RunFolder:
                 kept.append(entry)
         return kept
 
+    @staticmethod
+    def _is_checkpoint(path: Path) -> bool:
+        return (path / "state.json").is_file()
+
     @property
     def _config_path(self) -> Path:
         return self.path / "config.toml"
@@ -252,6 +258,8 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def _folders(self) -> list[Path]:
+        if self._is_checkpoint(self.path):
+            return [self.path]
         return sorted(folder for folder in self._checkpoints.glob("[0-9]*") if folder.name.isdecimal())
 
     def _readable(self) -> Iterator[tuple[Path, Place]]:
