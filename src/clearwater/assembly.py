@@ -53,11 +53,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    """The dtype of the network's matrix work: bf16 if asked for or, with "auto", where it is fast."""
+    """The dtype of the network's matrix work if it is not that of the weights; with "auto", bf16 where it is fast."""
     if precision == "auto":
         fast = {"cuda": _cuda_has_bf16, "cpu": _processor_has_bf16}
         return torch.bfloat16 if device.type in fast and fast[device.type]() else None
-    return torch.bfloat16 if precision == "bf16" else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def _cuda_has_bf16() -> bool:
@@ -212,6 +212,7 @@ def build_denoiser(config: Config, device: torch.device) -> NetworkDenoiser:
         config.data.channels * (2 if config.chain.variance == "learned_range" else 1),
         len(config.data.classes) if config.data.labels and config.data.classes else None,
     )
+    network.recompute = config.training.recompute
     levels = build_chain(config.chain)
     if config.chain.name == "learned" and config.objective.target == "mean":
         raise InputError(

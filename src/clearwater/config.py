@@ -137,8 +137,13 @@ class TrainingConfig(_Section):
     batch: int = _setting(128, "images a step", ge=1, le=10**6)
     steps: Count | None = _setting(None, "end after this many steps")
     minutes: float | None = _setting(None, "end after this much training time", gt=0)
-    learning_rate: float = _setting(2e-4, "of Adam, after the warm-up", gt=0)
+    microbatch: Count | None = _setting(
+        None, "images a process works on at a time, for less memory; unset: its whole part of the batch"
+    )
+    optimizer: Literal["adam", "adamw"] = _setting("adam", "adam or adamw")
+    learning_rate: float = _setting(2e-4, "of the optimiser, after the warm-up", gt=0)
     betas: tuple[Decay, Decay] = _setting((0.9, 0.999), "of Adam")
+    weight_decay: float = _setting(0.0, "of adamw (of adam: added to the gradient)", ge=0)
     warmup: int = _setting(5000, "steps over which the learning rate rises", ge=0)
     anneal: Literal["trapezoid", "cosine", "constant"] = _setting(
         "trapezoid",
@@ -150,8 +155,14 @@ class TrainingConfig(_Section):
     label_dropout: float = _setting(
         0.1, "share of the images whose class is withheld, so that guidance has something to go away from", ge=0, le=1
     )
-    precision: Literal["auto", "fp32", "bf16"] = _setting(
-        "auto", "of the network's matrix work; auto: bf16 where the device is fast at it"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = _setting(
+        "auto",
+        "of the network's matrix work; auto: bf16 where the device is fast at it; fp16 scales the loss as it needs; "
+        "tf32 is of NVIDIA's GPUs",
+    )
+    compile: bool = _setting(False, "whether torch compiles the network first; measure whether it pays")
+    recompute: bool = _setting(
+        False, "whether the backward pass computes each block's inside again: a third slower, far less memory"
     )
     seed: int = _setting(0, "of all random numbers", ge=0)
     save_minutes: float = _setting(5.0, "training time between checkpoints", gt=0)

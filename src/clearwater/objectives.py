@@ -20,6 +20,7 @@ from clearwater.gaussians import Gaussian
 from clearwater.levels import Level, Pair, scale
 from clearwater.likelihood import prior_term, step_term
 from clearwater.process import posterior, transition
+from clearwater.randomness import Randomness, normal_like, uniform
 from clearwater.targets import Prediction
 from clearwater.times import TimeSampler, Uniform
 from clearwater.variances import LearnedNetwork, LevelVariance
@@ -51,15 +52,8 @@ class Objective(ABC):
         return scale(weight, loss)
 
     @abstractmethod
-    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, generator: torch.Generator) -> Tensor:
-        """The loss of each image at level `k`, int64, shape (B,), before its weight."""
-
-
-def _noise(x_0: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise like `x_0`, drawn where that is, from a seed that the CPU generator gives."""
-    seed = int(torch.randint(2**62, (), generator=generator))
-    on_device = torch.Generator(x_0.device).manual_seed(seed)
-    return torch.randn(x_0.shape, generator=on_device, device=x_0.device, dtype=x_0.dtype)
+    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, source: Randomness) -> Tensor:
+        """The loss of each image at level `k`, int64, shape (B,), before its weight; noise comes from `source`."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +67,8 @@ class SquaredError(Objective):
     weight: Weight = field(default_factory=Unweighted)
     times: TimeSampler = field(default_factory=Uniform)
 
-    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, generator: torch.Generator) -> Tensor:
-        t, eps = denoiser.chain.levels[k], _noise(x_0, generator)
+    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, source: Randomness) -> Tensor:
+        t, eps = denoiser.chain.levels[k], normal_like(x_0, source)
         return self.of_output(denoiser, denoiser.output(t.noise(x_0, eps), t), x_0, eps, t)
 
     def of_output(self, denoiser: NetworkDenoiser, y: Tensor, x_0: Tensor, eps: Tensor, t: Level) -> Tensor:
@@ -106,10 +100,10 @@ class VLB(Objective):
 
     times: TimeSampler = field(default_factory=Uniform)
 
-    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, generator: torch.Generator) -> Tensor:
+    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, source: Randomness) -> Tensor:
         chain = denoiser.chain
         pair = chain.pair(k)
-        x_t = pair.t.noise(x_0, _noise(x_0, generator))
+        x_t = pair.t.noise(x_0, normal_like(x_0, source))
         terms = _bound_term(denoiser, denoiser(x_t, pair.t), x_0, x_t, pair, chain.T)
         return terms + _bits(prior_term(x_0, chain), x_0)
 
@@ -130,8 +124,8 @@ class Hybrid(Objective):
     share: float = 0.001
     times: TimeSampler = field(default_factory=Uniform)
 
-    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, generator: torch.Generator) -> Tensor:
-        chain, pair, eps = denoiser.chain, denoiser.chain.pair(k), _noise(x_0, generator)
+    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, source: Randomness) -> Tensor:
+        chain, pair, eps = denoiser.chain, denoiser.chain.pair(k), normal_like(x_0, source)
         x_t = pair.t.noise(x_0, eps)
         y = denoiser.output(x_t, pair.t)
         prediction = denoiser.target.solve(x_t, y, pair.t)
@@ -154,10 +148,10 @@ class Euclidean(Objective):
     variance: LevelVariance
     times: TimeSampler = field(default_factory=Uniform)
 
-    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, generator: torch.Generator) -> Tensor:
+    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, source: Randomness) -> Tensor:
         pair = denoiser.chain.pair(k)
-        x_s = pair.s.noise(x_0, _noise(x_0, generator))
-        x_t = transition(x_s, pair).sample(_noise(x_0, generator))
+        x_s = pair.s.noise(x_0, normal_like(x_0, source))
+        x_t = transition(x_s, pair).sample(normal_like(x_0, source))
         error = x_s - denoiser.reverse(x_t, pair).mean
         return scale(1 / (2 * self.variance(pair)), error.square().flatten(1).mean(1))
 
@@ -176,10 +170,10 @@ class VarianceBound(Objective):
     mean: Denoiser
     times: TimeSampler = field(default_factory=Uniform)
 
-    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, generator: torch.Generator) -> Tensor:
+    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, source: Randomness) -> Tensor:
         levels, T = self.mean.chain.levels, self.mean.chain.T
-        x_t = levels[k].noise(x_0, _noise(x_0, generator))
-        length = (T ** torch.rand(len(k), generator=generator, dtype=torch.float64)).long()
+        x_t = levels[k].noise(x_0, normal_like(x_0, source))
+        length = (T ** uniform(len(k), source)).long()
         pair = Pair(levels[(k - length).clamp(min=0)], levels[k])
         with torch.no_grad():
             prediction = self.mean(x_t, pair.t)

@@ -10,10 +10,11 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch.distributed
+from torch import Tensor
 
 from clearwater.errors import ClearwaterError, InputError
 
-__all__ = ["World", "world"]
+__all__ = ["World", "ends_of_others", "world"]
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ class World:
     def wait(self) -> None:
         """Waits until all have come here."""
         if self.size > 1:
-            with _ends_of_others():
+            with ends_of_others():
                 torch.distributed.barrier()
 
     @contextmanager
@@ -54,23 +55,48 @@ class World:
             if self.first:
                 self.wait()
 
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the processes, in all of them; a new tensor, of the same shape."""
+        total = value.clone()
+        if self.size > 1:
+            with ends_of_others():
+                torch.distributed.all_reduce(total)
+        return total
+
+    def joined(self, value: Tensor) -> Tensor:
+        """The rows of all processes, in the order of their ranks, in all of them."""
+        if self.size == 1:
+            return value
+        of_rank = torch.arange(self.size) == self.rank
+        lengths = self.sum(of_rank.long() * len(value)).tolist()
+        with ends_of_others():  # what is gathered has to be of one length
+            padded = torch.cat([value, value.new_zeros(max(lengths) - len(value), *value.shape[1:])])
+            parts = [torch.empty_like(padded) for _ in lengths]
+            torch.distributed.all_gather(parts, padded)
+        return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)])
+
     def told(self, value: T) -> T:
         """What the first process has as `value`, in all of them."""
         if self.size == 1:
             return value
         values = [value]
-        with _ends_of_others():
+        with ends_of_others():
             torch.distributed.broadcast_object_list(values)
         return values[0]
 
 
 @contextmanager
-def _ends_of_others() -> Iterator[None]:
-    """Says in a sentence that a process which this one waits for is gone."""
+def ends_of_others() -> Iterator[None]:
+    """Says in a sentence, as a `ClearwaterError`, that a process which this one talks to is gone."""
     try:
         yield
-    except RuntimeError as error:  # gloo's, and what the other backends' errors are made of
-        raise ClearwaterError("Another of the processes has ended, so this one does too: see what it says.") from error
+    except RuntimeError as error:
+        # gloo's errors have no class of their own.
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error).lower():
+            raise
+        raise ClearwaterError(
+            "Another of the processes has ended, so this one does too: see what it said; the same command goes on."
+        ) from None
 
 
 @contextmanager
@@ -89,7 +115,8 @@ def world() -> Iterator[World]:
             f"WORLD_SIZE is {size}, but RANK, MASTER_ADDR or MASTER_PORT is not set: start the processes with "
             "torchrun, or unset WORLD_SIZE."
         )
-    torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
+    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backends, timeout=_PATIENCE)
     try:
         yield World(torch.distributed.get_rank(), size)
     finally:

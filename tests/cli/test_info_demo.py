@@ -33,7 +33,7 @@ def test_info_as_json_says_what_the_run_is(
     assert (facts["steps"], facts["images_seen"]) == (8, 8 * 4)
     latest = RunFolder.open(trained).latest()
     assert latest is not None
-    assert facts["seconds"] == latest.seconds > 0
+    assert facts["seconds"] == latest.place.seconds > 0
     assert Config.model_validate(facts["config"]) == config
     assert said.err == ""
 

@@ -186,7 +186,7 @@ def test_a_second_ctrl_c_ends_the_command_at_once_and_the_last_checkpoint_stays(
     assert "Traceback" not in capsys.readouterr().err
     latest = RunFolder.open(tmp_path / "run").latest()
     assert latest is not None
-    assert latest.step == 2
+    assert latest.place.step == 2
 
 
 def test_a_finished_run_run_again_changes_nothing(train: Callable[..., int], tmp_path: Path) -> None:
@@ -307,5 +307,5 @@ def test_training_that_diverges_says_so_and_what_to_try(
     assert run(["train", "fashion-mini", *options]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("Error: ")
-    assert "training cannot go on" in error
+    assert "training has failed so 3 times" in error
     assert "learning_rate" in error

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from clearwater.config import Config
 from clearwater.data import ImageSet
 from clearwater.errors import ClearwaterError, InputError
-from clearwater.training import Checkpoint, RunFolder, Trainer, load_denoiser
+from clearwater.training import Checkpoint, Place, RunFolder, Trainer, load_denoiser
 from clearwater.training import checkpoint as checkpoint_module
 
 
@@ -26,10 +26,7 @@ def _checkpoint(step: int) -> Checkpoint:
         return torch.full(shape, float(step + more))
 
     return Checkpoint(
-        step=step,
-        seconds=step / 2,
-        images=4 * step,
-        data="digest",
+        Place(step=step, seconds=step / 2, images=4 * step, data="digest"),
         averaged={"a.weight": full(0, 2, 3), "b": full(0, 3)},
         network={"a.weight": full(0.25, 2, 3), "b": full(0.25, 3)},
         optimizer={"a.weight/exp_avg": full(0.5, 2, 3), "b/exp_avg": full(0.5, 3)},
@@ -46,7 +43,7 @@ def _run(folder: Path, config: Config, steps: int = 3) -> RunFolder:
 def _step(folder: Path) -> int:
     latest = RunFolder.open(folder).latest()
     assert latest is not None
-    return latest.step
+    return latest.place.step
 
 
 def _contents(folder: Path) -> dict[Path, bytes]:
@@ -72,8 +69,9 @@ def test_a_checkpoint_is_a_folder_of_four_files(tiny: Callable[..., Config], tmp
         "state.json",
     }
     assert Config.from_toml((folder / "config.toml").read_text(), "checkpoint") == config
-    place = {"format": 1, "step": 3, "seconds": 1.5, "images": 12, "data": "digest"}
-    assert json.loads((folder / "state.json").read_text()) == place
+    told = json.loads((folder / "state.json").read_text())
+    assert (told["format"], told["step"], told["seconds"], told["images"], told["data"]) == (2, 3, 1.5, 12, "digest")
+    assert told["checksums"].keys() == {"config.toml", "model.safetensors", "state.safetensors"}
     model = load_file(folder / "model.safetensors")
     assert {name: value.tolist() for name, value in model.items()} == {
         name: value.tolist() for name, value in _checkpoint(3).averaged.items()
@@ -90,7 +88,7 @@ def test_what_was_saved_is_what_is_loaded(tiny: Callable[..., Config], tmp_path:
     _run(tmp_path, tiny())
     latest, saved = RunFolder.open(tmp_path).latest(), _checkpoint(3)
     assert latest is not None
-    assert (latest.step, latest.seconds, latest.images) == (saved.step, saved.seconds, saved.images)
+    assert latest.place == saved.place
     for kind in ("averaged", "network", "optimizer"):
         assert {name: value.tolist() for name, value in getattr(latest, kind).items()} == {
             name: value.tolist() for name, value in getattr(saved, kind).items()
@@ -183,7 +181,7 @@ def test_before_a_torn_checkpoint_the_earlier_one_is_used_with_a_warning(
     run = RunFolder.open(tmp_path)
     latest = run.latest()
     assert latest is not None
-    assert latest.step == 2
+    assert latest.place.step == 2
     assert latest.averaged["b"].tolist() == [2.0, 2.0, 2.0]
     (warning,) = run.warnings
     assert str(_folder(tmp_path, 3)) in warning
@@ -231,8 +229,10 @@ def test_saving_over_a_torn_checkpoint_of_the_same_step_mends_it(tiny: Callable[
 def test_a_format_of_the_future_is_refused_and_named(tiny: Callable[..., Config], tmp_path: Path, read: str) -> None:
     _run(tmp_path, tiny())
     place = _folder(tmp_path, 3) / "state.json"
-    place.write_text(json.dumps({**json.loads(place.read_text()), "format": 2}))
-    with pytest.raises(ClearwaterError, match=r"format 2, this one reads 1") as caught:
+    told = json.loads(place.read_text()) | {"format": 3}
+    del told["checksum"]
+    place.write_text(json.dumps({**told, "checksum": checkpoint_module._of_place(told)}))
+    with pytest.raises(ClearwaterError, match=r"format 3, this one reads 2") as caught:
         getattr(RunFolder.open(tmp_path), read)()
     assert str(_folder(tmp_path, 3)) in str(caught.value)
     assert caught.value.exit_code == 1

@@ -18,7 +18,7 @@ from clearwater.data import ImageSet
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.objectives import Objective, SquaredError
-from clearwater.randomness import generator
+from clearwater.randomness import RowStreams, derived_seed, generator
 from clearwater.times import TimeSampler, Uniform
 from clearwater.training import Progress, RunFolder, Trainer, load_denoiser
 from clearwater.training import trainer as trainer_module
@@ -180,7 +180,7 @@ def test_training_with_classes_that_was_interrupted_ends_with_the_same_bits(tiny
     unbroken, broken = (RunFolder.open(tmp_path / name).latest() for name in ("unbroken", "broken"))
     assert unbroken is not None
     assert broken is not None
-    assert broken.step == 8
+    assert broken.place.step == 8
     for kind in ("network", "averaged", "optimizer"):
         ours, theirs = getattr(unbroken, kind), getattr(broken, kind)
         assert ours.keys() == theirs.keys()
@@ -231,8 +231,14 @@ def test_the_loss_of_a_step_is_that_of_the_network_told_the_labels(tiny: Write) 
             parameter.normal_(std=0.2, generator=weights)
         network.get_parameter("label.weight").mul_(20)
     own = trainer.denoiser
+    seed = config.training.seed
+    k, _ = objective.times(len(x_0), own.chain.T, generator(seed, "objective", 0))
+
+    def noise() -> RowStreams:
+        return RowStreams(derived_seed(seed, "noise", 0), range(len(x_0)))
+
     told, untold = (
-        float(objective(denoiser, x_0, generator(config.training.seed, "objective", 0)).mean().detach())
+        float(objective.at(denoiser, x_0, k, noise()).mean().detach())
         for denoiser in (NetworkDenoiser(network, own.chain, own.target, own.variance, labels=labels), own)
     )
     with patch.object(trainer_module, "_REPORT_SECONDS", 0.0):

@@ -20,7 +20,7 @@ from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.learned_chain import LearnedChain
 from clearwater.objectives import SquaredError, VarianceBound
-from clearwater.randomness import derived_seed, generator
+from clearwater.randomness import RowStreams, derived_seed, generator
 from clearwater.settings import OBJECTIVES
 from clearwater.targets import Prediction
 from clearwater.times import LossAware
@@ -85,7 +85,7 @@ def test_interrupted_training_ends_as_if_unbroken_to_the_bit(
     list(_trainer(config, tmp_path / "whole"))
     whole = _latest(tmp_path / "whole")
     broken = _stopped_and_gone_on(config, tmp_path / "broken", (3, 11))
-    assert broken.step == STEPS
+    assert broken.place.step == STEPS
     assert _different(broken, whole) == []
     assert ("chain.start" in whole.network) == ("learned chain" in kind)
     assert sorted(whole.times) == (["recent", "seen"] if "importance" in kind else [])
@@ -181,7 +181,9 @@ def test_a_step_with_a_learned_chain_is_one_of_adam_on_network_and_chain_togethe
     objective = build_objective(config)
     for step in range(3):
         denoiser = replace(twin.denoiser, chain=learned.chain())
-        loss = objective(denoiser, batches(step), generator(0, "objective", step)).mean()
+        k, weight = objective.times(4, 5, generator(0, "objective", step))
+        noise = RowStreams(derived_seed(0, "noise", step), range(4))
+        loss = (weight * objective.at(denoiser, batches(step), k, noise)).mean()
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         norm = math.sqrt(sum(float(p.grad.double().square().sum()) for p in parameters if p.grad is not None))

@@ -59,7 +59,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-_FOR_MANY = ("sample", "restore")
+_FOR_MANY = ("train", "sample", "restore")
 
 
 @app.callback()

@@ -43,6 +43,9 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="End after this much time.", show_default="3")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default="the recipe's")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of all random numbers.", show_default="0")] = None,
+    override: Annotated[
+        bool, typer.Option("--override", help="Go on with a run in --out although its settings were others.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Train on DATA. The same command again goes on from where it was interrupted."""
@@ -64,24 +67,32 @@ def train(
             "training.seed": seed,
         },
     )
-    chosen = pick_device(device)
-    build_objective(settings)  # refuses settings that contradict each other, before anything is read
-    settings, images, run = prepare(settings, out)
-    from clearwater.training import Trainer
+    from clearwater.world import world
 
-    trainer = Trainer(settings, images, chosen, run)
-    before = trainer.step
-    if run_training(trainer, run):
+    build_objective(settings)  # refuses settings that contradict each other, before anything is read
+    with world() as processes:
+        chosen = pick_device(device)
+        with processes.after_the_first():  # who makes the run folder
+            settings, images, run = prepare(settings, out, override=override, quiet=not processes.first)
+        from clearwater.training import Trainer
+
+        trainer = Trainer(settings, images, chosen, run, world=processes)
+        before = trainer.step
+        finished = run_training(trainer, run, quiet=not processes.first)
+        if not processes.first:
+            return
+        if not finished:
+            say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")
+            raise typer.Exit(130)
         if trainer.step == before:
             say(f"'{out}' was finished before, after {before} steps: repeat with more --steps or --minutes to go on.")
         say(f"Trained: '{out}'. Now sample from it: {command('sample', out, '--out', out / 'samples')}")
-    else:
-        say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")
-        raise typer.Exit(130)
 
 
-def prepare(settings: Config, out: Path) -> tuple[Config, ImageSet, RunFolder]:
-    """Loads the images, fills in their size and channels, and opens the run folder."""
+def prepare(
+    settings: Config, out: Path, *, override: bool = False, quiet: bool = False
+) -> tuple[Config, ImageSet, RunFolder]:
+    """Loads the images, fills in their size and channels, and opens the run folder; one of many processes is quiet."""
     import torch
 
     from clearwater.assembly import build_denoiser
@@ -96,7 +107,8 @@ def prepare(settings: Config, out: Path) -> tuple[Config, ImageSet, RunFolder]:
         channels=settings.data.channels,
         labels=settings.data.labels,
     )
-    say_skipped(images)
+    if not quiet:
+        say_skipped(images)
     channels, height, width = images.shape
     source = settings.data.source
     if source != BUILT_IN:
@@ -109,7 +121,9 @@ def prepare(settings: Config, out: Path) -> tuple[Config, ImageSet, RunFolder]:
     )
     settings = settings.model_copy(update={"data": found})
     build_denoiser(settings, torch.device("meta"))  # refuses a model that cannot be, before anything is written
-    run = RunFolder.create(out, settings)
+    run = RunFolder.create(out, settings, override=override)
+    if quiet:
+        return settings, images, run
     if images.skipped:
         write_atomically(out / "skipped.txt", "\n".join([*images.skipped, ""]).encode(errors="surrogateescape"))
     say(
@@ -119,11 +133,17 @@ def prepare(settings: Config, out: Path) -> tuple[Config, ImageSet, RunFolder]:
     return settings, images, run
 
 
-def run_training(trainer: Trainer, run: RunFolder) -> bool:
-    """Trains with a live line, a log and a loss curve in the run folder. Returns whether it came to its end."""
-    from clearwater.pictures import plot_loss, write_picture
-    from clearwater.training import Progress, Saved, Stopped
+def run_training(trainer: Trainer, run: RunFolder, *, quiet: bool = False) -> bool:
+    """Trains with a live line, a log and a loss curve in the run folder. Returns whether it came to its end.
 
+    One of many processes that is quiet trains, and leaves the rest to the one that is not.
+    """
+    from clearwater.pictures import plot_loss, write_picture
+    from clearwater.training import NotSaved, Progress, Saved, Stopped, WentBack
+
+    if quiet:
+        with _interruption_stops(trainer):
+            return any(isinstance(event, Stopped) and event.finished for event in trainer)
     for warning in run.warnings:
         say(warning)
     parameters = sum(parameter.numel() for parameter in trainer.denoiser.network.parameters())
@@ -146,7 +166,16 @@ def run_training(trainer: Trainer, run: RunFolder) -> bool:
                             "loss": event.loss,
                             "learning_rate": event.learning_rate,
                             "images_per_second": round(event.images_per_second, 1),
+                            "gradient_norm": event.gradient_norm,
                         }
+                    )
+                case NotSaved():
+                    why = event.error.strerror or str(event.error)
+                    say(f"Step {event.step} could not be saved ({why}); training goes on, and tries again later.")
+                case WentBack():
+                    say(
+                        f"After step {event.failed}, {event.reason}: training goes on from step {event.step}, with "
+                        "images and noise in another order."
                     )
                 case Saved():
                     pass

@@ -33,12 +33,14 @@ class Batches:
         self._batch, self._seed, self._flip = batch, seed, flip
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
-    def __call__(self, step: int) -> Tensor:
-        """The batch of this step, float32, shape (B, C, H, W)."""
-        x = self._images[self._index(step).to(self._images.device, non_blocking=True)]
+    def __call__(self, step: int, rows: range | None = None) -> Tensor:
+        """The batch of this step, or these rows of it, float32, shape (B, C, H, W)."""
+        rows = range(self._batch) if rows is None else rows
+        x = self._images[self._index(step)[rows.start : rows.stop].to(self._images.device, non_blocking=True)]
         if self._flip:
             mirrored = torch.rand(self._batch, generator=generator(self._seed, "flip", step)) < 0.5
-            x = torch.where(mirrored.to(x.device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
+            mirrored = mirrored[rows.start : rows.stop].to(x.device, non_blocking=True)
+            x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
         return x.to(torch.float32).div_(127.5).sub_(1)
 
     def labels(self, step: int) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from clearwater.errors import InputError
 from clearwater.networks.blocks import (
@@ -57,6 +58,9 @@ class UNet(nn.Module):
         out_channels: channels of y; None for the image's. A learned range takes twice as many.
         classes: how many classes `labels` may name; None for a network that knows no classes. The label after the
             last class stands for none.
+
+    Attributes:
+        recompute: whether the backward pass computes the inside of each stage again instead of keeping it.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class UNet(nn.Module):
             raise InputError(f"{channels} channels cannot be divided among {heads} attention heads.")
         features = 4 * channels
         self.patch = patch
+        self.recompute = False
         self.group_size = group_size
         self.divisor = patch * 2 ** (len(multipliers) - 1)
         pixels = image_channels * patch**2
@@ -132,7 +137,8 @@ class UNet(nn.Module):
         layout = torch.contiguous_format if slow else torch.channels_last
         for parameter in self.to(device).parameters():
             if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=layout)
+                # A kernel of one pixel counts as both layouts, and would keep the strides that its gradient lacks.
+                parameter.data = torch.empty_like(parameter.data, memory_format=layout).copy_(parameter.data)
         return self
 
     def _embedded(self, time: Tensor, labels: Tensor | None) -> Tensor:
@@ -147,6 +153,18 @@ class UNet(nn.Module):
         of_class: Tensor = self.label(labels)
         return embedding + of_class
 
+    def _through(self, stage: nn.Module, embedding: Tensor, *parts: Tensor) -> Tensor:
+        """A stage's output for these parts of its input, side by side."""
+
+        def computed(embedding: Tensor, *parts: Tensor) -> Tensor:
+            out: Tensor = stage(torch.cat(parts, 1) if len(parts) > 1 else parts[0], embedding)
+            return out
+
+        if self.recompute and torch.is_grad_enabled():
+            again: Tensor = checkpoint(computed, embedding, *parts, use_reentrant=False)
+            return again
+        return computed(embedding, *parts)
+
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.divisor, 0, -height % self.divisor))
@@ -157,11 +175,11 @@ class UNet(nn.Module):
         h = self.first(x)
         skips = [h]
         for module in self.down:
-            h = module(h, embedding) if isinstance(module, _Stage) else module(h)
+            h = self._through(module, embedding, h) if isinstance(module, _Stage) else module(h)
             skips.append(h)
-        h = self.middle_2(self.middle_1(h, embedding), embedding)
+        h = self._through(self.middle_2, embedding, self._through(self.middle_1, embedding, h))
         for module in self.up:
-            h = module(torch.cat([h, skips.pop()], 1), embedding) if isinstance(module, _Stage) else module(h)
+            h = self._through(module, embedding, h, skips.pop()) if isinstance(module, _Stage) else module(h)
         y = self.last(F.silu(self.norm(h)))
         if self.patch > 1:
             y = F.pixel_shuffle(y, self.patch)

@@ -11,8 +11,8 @@ import torch
 from clearwater.assembly import build_chain, build_denoiser, build_learned_chain, pick_device
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
-from clearwater.training.checkpoint import RunFolder
 from clearwater.training.parameters import CHAIN
+from clearwater.training.run import RunFolder
 from clearwater.variances import LearnedNetwork, VarianceName
 from clearwater.variances import variance as named_variance
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import NoReturn
 
 import torch
-from torch import Tensor
 
 from clearwater.assembly import build_chain, build_denoiser, build_learned_chain, build_objective
 from clearwater.config import Config
@@ -18,56 +16,21 @@ from clearwater.data import Batches, ImageSet
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import ClearwaterError, InputError
 from clearwater.objectives import Objective
-from clearwater.randomness import derived_seed, generator
+from clearwater.randomness import derived_seed
 from clearwater.training.budget import budget, learning_rate_factor
-from clearwater.training.checkpoint import Checkpoint, RunFolder
+from clearwater.training.checkpoint import Checkpoint, Place
 from clearwater.training.ema import EMA
-from clearwater.training.parameters import CHAIN, trained_parameters
+from clearwater.training.events import Event, NotSaved, Progress, Saved, Stopped, WentBack
+from clearwater.training.guard import CHECK_STEPS, Guard
+from clearwater.training.optimization import Optimization
+from clearwater.training.parameters import CHAIN
+from clearwater.training.run import RunFolder
+from clearwater.world import World
 
-__all__ = ["Event", "Progress", "Saved", "Stopped", "Trainer"]
+__all__ = ["Trainer"]
 
 _REPORT_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How training goes.
-
-    Attributes:
-        step: steps done.
-        seconds: training time, over all its parts if it was interrupted.
-        fraction: of the way to the end, 0 to 1.
-        loss: mean over the steps since the last report.
-        learning_rate: of the last step.
-        images_per_second: since the last report.
-    """
-
-    step: int
-    seconds: float
-    fraction: float
-    loss: float
-    learning_rate: float
-    images_per_second: float
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint was written."""
-
-    folder: Path
-    step: int
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """Training is over, its state saved: `finished` says whether it came to its end or was asked to stop."""
-
-    step: int
-    seconds: float
-    finished: bool
-
-
-Event = Progress | Saved | Stopped
+_ATTEMPTS = 3
 
 
 class Trainer:
@@ -82,6 +45,7 @@ class Trainer:
         device: where to train.
         run: the folder to keep checkpoints in, whose newest one is gone on from; None keeps nothing.
         objective: what to make small, in place of what the configuration says.
+        world: the processes that train together, each with a trainer of its own; alone if None.
     """
 
     def __init__(
@@ -91,33 +55,30 @@ class Trainer:
         device: torch.device,
         run: RunFolder | None = None,
         objective: Objective | None = None,
+        world: World | None = None,
     ) -> None:
         training = config.training
         self.config = config
         self.step, self.seconds = 0, 0.0
         self._budget = budget(training)
         self._run = run
-        self._stop = False
-        self._saved = False
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(training.seed, "weights"))
-            self.denoiser = build_denoiser(config, device)
+        self._world = World() if world is None else world
         self._device = device
+        self._stop = False
+        self._data, self._data_digest = data, data.digest(labels=config.data.labels)
+        self.denoiser = self._new()
         self._network = self.denoiser.network
-        self._learned_chain = build_learned_chain(config.chain)
-        self._parameters = trained_parameters(self._network, self._learned_chain)
         self._objective = build_objective(config) if objective is None else objective
-        self._batches = Batches(
-            data, training.batch, seed=derived_seed(training.seed, "data"), flip=config.data.flip, device=device
-        )
-        self._optimizer = torch.optim.Adam(
-            self._parameters.values(), lr=training.learning_rate, betas=training.betas, fused=device.type != "mps"
-        )
+        self._optimization = Optimization(config, self.denoiser, self._objective, device, self._world)
+        self._parameters = self._optimization.parameters
         self.ema = EMA(self._parameters, training.ema_decay, training.ema_gamma)
-        self._data_digest = data.digest(labels=config.data.labels)
-        checkpoint = run.latest() if run else None
+        self._guard, self._failures = Guard(), 0
+        self._window, self._windowed = torch.zeros((), device=device), 0  # the losses since the guard looked at them
+        self._begin_attempt(0)
+        checkpoint = self._newest()
         if checkpoint is not None:
             self._load(checkpoint)
+            self.seconds = checkpoint.place.seconds
 
     @property
     def images_seen(self) -> int:
@@ -131,9 +92,10 @@ class Trainer:
     def averaged(self) -> NetworkDenoiser:
         """A denoiser with the averaged weights as they are now, for sampling."""
         denoiser = replace(self.denoiser, network=self.ema.averaged(self._network))
-        if self._learned_chain is None:
+        if self._optimization.learned_chain is None:
             return denoiser
-        return replace(denoiser, chain=build_chain(self.config.chain, self.ema.averaged(self._learned_chain, CHAIN)))
+        chain = build_chain(self.config.chain, self.ema.averaged(self._optimization.learned_chain, CHAIN))
+        return replace(denoiser, chain=chain)
 
     def __iter__(self) -> Iterator[Event]:
         training = self.config.training
@@ -141,123 +103,210 @@ class Trainer:
         resumed_at = self.step
         before, began = self.seconds, time.monotonic()
         reported_step, reported_at, saved_at = self.step, self.seconds, self.seconds
-        total = torch.zeros((), device=self._device)
         self._network.train()
-        while fraction < 1 and not self._stop:
+        stops = self._stop
+        while fraction < 1 and not stops:
             learning_rate = training.learning_rate * learning_rate_factor(training, self.step, fraction)
-            try:
-                total += self._train_step(learning_rate)
-            except InputError as error:
-                # Levels and variances that are no longer any: the settings were good when training began.
-                self._refuse_diverged(f"training has diverged ({error})")
-            self.step += 1
+            fault = self._train_step(learning_rate)
             self.seconds = before + time.monotonic() - began
+            report = self.seconds - reported_at >= _REPORT_SECONDS
+            save = self._run is not None and self.seconds - saved_at >= 60 * training.save_minutes
+            report, save, stops = self._agree(report=report, save=save)
             fraction = self._budget.fraction(self.step, self.seconds)
-            over = fraction >= 1 or self._stop
-            if over or self.seconds - reported_at >= _REPORT_SECONDS:
-                self._update_chain()
-                mean = float(total) / (self.step - reported_step)
-                self._refuse_nonfinite("The loss", mean)
-                speed = (self.step - reported_step) * training.batch / max(self.seconds - reported_at, 1e-9)
-                yield Progress(self.step, self.seconds, fraction, mean, learning_rate, speed)
-                total.zero_()
+            over = fraction >= 1 or stops
+            seen = self._optimization.seen() if report or over else None
+            lost = seen is not None and not math.isfinite(seen.loss)
+            fault = fault or self._fault(closely=save or over or lost)
+            if fault is not None:
+                yield self._go_back(fault)
+                fraction = self._budget.fraction(self.step, self.seconds)
                 reported_step, reported_at = self.step, self.seconds
-            if not over and self.seconds - saved_at >= 60 * training.save_minutes and self._run is not None:
-                yield self._save(self._run)
+                continue
+            if seen is not None:
+                self._update_chain()
+                speed = (self.step - reported_step) * training.batch / max(self.seconds - reported_at, 1e-9)
+                yield Progress(
+                    self.step,
+                    self.seconds,
+                    fraction,
+                    seen.loss,
+                    learning_rate,
+                    speed,
+                    seen.gradient_norm,
+                    seen.level_losses,
+                )
+                reported_step, reported_at = self.step, self.seconds
+            if save and not over:
+                yield from self._saved(last=False)
                 saved_at = self.seconds
+            # Who listens to the events may have asked; of many processes all have to hear of it first.
+            stops = stops or (self._stop and self._world.size == 1)
         self._update_chain()
-        if self._run is not None and self.step > resumed_at:
-            yield self._save(self._run)
+        if self.step > resumed_at:
+            yield from self._saved(last=True)
         yield Stopped(self.step, self.seconds, finished=fraction >= 1)
 
-    def _train_step(self, learning_rate: float) -> Tensor:
+    def _train_step(self, learning_rate: float) -> str | None:
+        """Makes a step. Returns what went wrong if it could not be made."""
+        try:
+            self._window += self._optimization.step(self.step, self._seed, learning_rate)
+        except InputError as error:
+            # Levels and variances that are no longer any: the settings were good when training began.
+            if self._world.size > 1:  # the others have found nothing, and would wait for this one
+                raise ClearwaterError(f"Step {self.step + 1} could not be made: {error}") from error
+            return f"a step could not be made ({error})"
+        self.step += 1
+        self._windowed += 1
+        self.ema.update(self.step)
+        return None
+
+    def _agree(self, *, report: bool, save: bool) -> tuple[bool, bool, bool]:
+        """What the first process's clock says is due, and whether any process was asked to stop, in all of them."""
+        if self._world.size == 1:
+            return report, save, self._stop
+        of_clock = [self.seconds, report, save] if self._world.first else [0.0] * 3
+        seconds, due, kept, stops = self._world.sum(torch.tensor([*of_clock, self._stop], dtype=torch.float64)).tolist()
+        self.seconds = seconds
+        return due > 0, kept > 0, stops > 0
+
+    def _fault(self, *, closely: bool) -> str | None:
+        """What is wrong with training, if that is looked at after this step; closely before the state is kept."""
+        whole = self.step == 1 or self.step % CHECK_STEPS == 0
+        if not whole and not closely:
+            return None
+        loss = float(self._world.sum(self._window)) / self._world.size / max(self._windowed, 1)
+        fault = self._guard.fault(loss, self._windowed) or self._optimization.fault()
+        if fault is None and closely:
+            # The loss is that of the weights before the step; what is kept must be good after it.
+            norms = torch._foreach_norm([value.detach() for value in self._parameters.values()])
+            fault = None if bool(torch.stack(norms).isfinite().all()) else "a weight is no number"
+        if fault is None and whole:
+            self._guard.remember(loss)
+            self._window.zero_()
+            self._windowed = 0
+        return fault
+
+    def _go_back(self, fault: str) -> WentBack:
+        """Takes up the last checkpoint again, or the beginning, with images and noise in another order.
+
+        Raises:
+            ClearwaterError: it has failed three times since then.
+        """
+        failed = self.step
+        self._failures += 1
+        checkpoint = self._newest()
+        if self._failures >= _ATTEMPTS:
+            self._refuse_diverged(fault, checkpoint)
+        attempt = self._attempt + 1
+        self._load(self._beginning() if checkpoint is None else checkpoint)
+        self._begin_attempt(attempt)
+        self._optimization.forget()
+        return WentBack(self.step, failed, fault, attempt)
+
+    def _refuse_diverged(self, fault: str, checkpoint: Checkpoint | None) -> NoReturn:
+        training = self.config.training
+        since = "nothing was saved yet" if checkpoint is None else "the last checkpoint is kept"
+        seen = self._guard.history[-3:]
+        raise ClearwaterError(
+            f"{fault[0].upper()}{fault[1:]} after step {self.step}, and training has failed so {_ATTEMPTS} times with "
+            f"other images each time, so it cannot go on; {since}. The loss before was "
+            f"{', '.join(f'{loss:.4g}' for loss in seen) or 'none'}. Try a learning rate "
+            f"(training.learning_rate) below {training.learning_rate:g}, a smaller training.clip than "
+            f"{training.clip:g}, or training.precision=fp32."
+        )
+
+    def _begin_attempt(self, attempt: int) -> None:
+        """Random numbers are of this attempt from here on."""
+        self._attempt = attempt
         seed = self.config.training.seed
-        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(derived_seed(seed, "dropout", self.step))  # dropout draws from the global stream
-            of_step = generator(seed, "objective", self.step)
-            denoiser = self.denoiser
-            if self._learned_chain is not None:
-                denoiser = replace(denoiser, chain=self._learned_chain.chain())  # anew, with its gradients
-            if self.config.data.labels:
-                denoiser = replace(denoiser, labels=self._labels())
-            loss = self._objective(denoiser, self._batches(self.step), of_step).mean()
-            torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.training.clip)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.step + 1)
-        return loss.detach()
+        self._seed = derived_seed(seed, "attempt", attempt) if attempt else seed
+        self._optimization.batches = Batches(
+            self._data,
+            self.config.training.batch,
+            seed=derived_seed(self._seed, "data"),
+            flip=self.config.data.flip,
+            device=self._device,
+        )
 
     def _update_chain(self) -> None:
         """Gives the denoiser the learned chain as it is now, without gradients."""
-        if self._learned_chain is not None:
-            self.denoiser = replace(self.denoiser, chain=build_chain(self.config.chain, self._learned_chain))
+        if self._optimization.learned_chain is not None:
+            self.denoiser = replace(
+                self.denoiser, chain=build_chain(self.config.chain, self._optimization.learned_chain)
+            )
 
-    def _labels(self) -> Tensor:
-        """The classes of the step's images, some of them withheld: replaced by the number after the last class."""
-        training, none = self.config.training, len(self.config.data.classes or ())
-        withheld = torch.rand(training.batch, generator=generator(training.seed, "labels", self.step))
-        labels = self._batches.labels(self.step)
-        return labels.masked_fill(withheld < training.label_dropout, none).to(self._device, non_blocking=True)
+    def _new(self) -> NetworkDenoiser:
+        """The denoiser with which training begins."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(self.config.training.seed, "weights"))
+            return build_denoiser(self.config, self._device)
 
-    def _refuse_nonfinite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            self._refuse_diverged(f"{what} is {value}")
+    def _beginning(self) -> Checkpoint:
+        """The state before the first step."""
+        weights = {name: value.detach() for name, value in self._new().network.named_parameters()}
+        chain = build_learned_chain(self.config.chain)
+        if chain is not None:
+            weights |= {CHAIN + name: value.detach() for name, value in chain.named_parameters()}
+        return Checkpoint(Place(step=0, seconds=0.0, images=0, data=self._data_digest), weights, weights, {})
 
-    def _refuse_diverged(self, what: str) -> NoReturn:
-        kept = "the last checkpoint is kept" if self._saved else "nothing was saved yet"
-        raise ClearwaterError(
-            f"{what[0].upper()}{what[1:]} after step {self.step}, so training cannot go on; {kept}. "
-            "Try a lower training.learning_rate, or training.precision=fp32."
-        )
+    def _newest(self) -> Checkpoint | None:
+        """The newest checkpoint that the first process can read, in all of them."""
+        if self._run is None:
+            return None
+        checkpoint = self._run.latest() if self._world.first else None
+        step = self._world.told(None if checkpoint is None else checkpoint.place.step)
+        if self._world.first or step is None:
+            return checkpoint
+        checkpoint = self._run.at(step)
+        if checkpoint is None:
+            raise ClearwaterError(
+                f"Process {self._world.rank} cannot read the checkpoint of step {step} in '{self._run.path}': keep the "
+                "run in a folder that all machines share."
+            )
+        return checkpoint
 
-    def _save(self, run: RunFolder) -> Saved:
-        live = {name: value.detach() for name, value in self._parameters.items()}
-        for value in live.values():
-            # The loss is that of the weights before the step; what is kept must be good after it.
-            self._refuse_nonfinite("A weight", float(value.sum()))
-        optimizer = {
-            f"{name}/{key}": value
-            for name, parameter in self._parameters.items()
-            for key, value in self._optimizer.state[parameter].items()
-        }
-        checkpoint = Checkpoint(
+    def _saved(self, *, last: bool) -> Iterator[Event]:
+        """The first process keeps the state; that this fails is an error if it is the last time."""
+        window = float(self._world.sum(self._window)) / self._world.size
+        self._failures = 0
+        if self._run is None or not self._world.first:
+            return
+        place = Place(
             step=self.step,
             seconds=self.seconds,
             images=self.images_seen,
             data=self._data_digest,
-            averaged=self.ema.parameters,
-            network=live,
-            optimizer=optimizer,
-            times=self._objective.times.state(),
+            attempt=self._attempt,
+            losses=tuple(self._guard.history),
+            window=window,
+            windowed=self._windowed,
+            scaler=self._optimization.scaler(),
         )
-        folder = run.save(checkpoint, self.config)
-        self._saved = True
-        return Saved(folder, self.step)
+        network = {name: value.detach() for name, value in self._parameters.items()}
+        times = self._objective.times.state()
+        checkpoint = Checkpoint(place, self.ema.parameters, network, self._optimization.moments(), times)
+        try:
+            yield Saved(self._run.save(checkpoint, self.config), self.step)
+        except OSError as error:
+            if last:
+                raise
+            yield NotSaved(self.step, error)
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.data != self._data_digest:
+        place = checkpoint.place
+        if place.data != self._data_digest:
             raise InputError(
                 f"The images in '{self.config.data.source}' are not those that this run was trained on: put them "
                 "back to go on with it, or train on these with another --out."
             )
-        self._saved = True
-        self.step, self.seconds = checkpoint.step, checkpoint.seconds
+        self.step = place.step
         self.ema.load(checkpoint.averaged)
         if checkpoint.times:
             self._objective.times.load(checkpoint.times)
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(checkpoint.network[name])
+        self._optimization.load(checkpoint)
+        self._guard = Guard(place.losses)
+        # Sums over the processes are of the first one's, who has all of it.
+        self._window.fill_(place.window * self._world.size if self._world.first else 0.0)
+        self._windowed = place.windowed
+        self._begin_attempt(place.attempt)
         self._update_chain()
-        moments: dict[int, dict[str, Tensor]] = {}
-        for index, (name, parameter) in enumerate(self._parameters.items()):
-            moments[index] = {
-                # Fused Adam walks through weights and moments as they lie in memory, so the layouts must agree.
-                key.rpartition("/")[2]: torch.empty_like(parameter).copy_(value) if value.ndim else value
-                for key, value in checkpoint.optimizer.items()
-                if key.rpartition("/")[0] == name
-            }
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})

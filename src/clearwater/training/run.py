@@ -1,0 +1,227 @@
+"""Run folders: a configuration, a log, and checkpoints that are there whole or not at all.
+
+RUN/config.toml           the configuration of the run
+RUN/log.jsonl             one line a report
+RUN/checkpoints/000001000/  after step 1000 (checkpoint.py)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from clearwater.config import Config
+from clearwater.errors import ClearwaterError, InputError
+from clearwater.files import sync, write_atomically
+from clearwater.training.checkpoint import (
+    Checkpoint,
+    Place,
+    TornError,
+    read_place,
+    read_state,
+    read_weights,
+    write_checkpoint,
+)
+
+__all__ = ["RunFolder"]
+
+_KEPT = 2
+_ENDS = ("training.steps ", "training.minutes ")
+_OF_WEIGHTS = ("model.", "chain.", "data.size", "data.channels", "data.labels", "data.classes", "objective.target")
+
+Read = TypeVar("Read")
+
+
+class RunFolder:
+    """A folder that holds one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.warnings: list[str] = []
+
+    @classmethod
+    def create(cls, path: Path, config: Config, *, override: bool = False) -> RunFolder:
+        """The run folder at `path`: a new one, or the one of an earlier run with the same configuration.
+
+        The end of training alone may differ: the run then goes on to the new end. With `override` all may differ that
+        the weights do not depend on.
+
+        Raises:
+            InputError: the folder holds something else, or a run with another configuration.
+        """
+        cls.refuse_other(path)
+        run = cls(path)
+        if run._config_path.is_file():
+            differences = run.config().differences(config)
+            of_weights = [name for name in differences if name.startswith(_OF_WEIGHTS)]
+            if differences and all(name.startswith(_ENDS) for name in differences):
+                write_atomically(run._config_path, config.to_toml().encode())  # the same run to another end
+            elif differences and override and not of_weights:
+                write_atomically(run._config_path, config.to_toml().encode())
+            elif differences:
+                remedy = (
+                    "and what is learned depends on that, so it cannot be overridden: give --out another folder."
+                    if override
+                    else "repeat its own command to go on with it, say --override to go on with the new settings, or "
+                    "give --out another folder."
+                )
+                raise InputError(
+                    f"'{path}' holds a run with other settings (there and now: "
+                    f"{'; '.join(of_weights if override else differences)}): {remedy}"
+                )
+            return run
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(run._config_path, config.to_toml().encode())
+        return run
+
+    @classmethod
+    def refuse_other(cls, path: Path) -> None:
+        """Refuses, with an `InputError`, a path where something is that is not a run to go on with."""
+        if cls._is_checkpoint(path):
+            raise InputError(f"'{path}' is one checkpoint of a run: give --out the run's own folder, or another.")
+        if path.exists() and not path.is_dir():
+            raise InputError(f"'{path}' is a file: give --out a folder that does not exist, is empty or holds a run.")
+        if path.is_dir() and not cls(path)._config_path.is_file() and any(path.iterdir()):
+            raise InputError(f"'{path}' holds something that is not a run: give --out an empty or a new folder.")
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run at `path`, or the one of which only this checkpoint is left.
+
+        Raises:
+            InputError: there is no run.
+        """
+        run = cls(path)
+        if not run._config_path.is_file():
+            what = "is not a run folder (it has no config.toml)" if path.exists() else "does not exist"
+            raise InputError(f"'{path}' {what}: give the folder that `clearwater train` wrote with --out.")
+        return run
+
+    def config(self) -> Config:
+        """The configuration of the run."""
+        try:
+            text = self._config_path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"'{self._config_path}' is not a text file: restore it, or train again.") from None
+        return Config.from_toml(text, str(self._config_path))
+
+    def save(self, checkpoint: Checkpoint, config: Config) -> Path:
+        """Writes a checkpoint beside the earlier ones, then removes all but the last few. Returns its folder."""
+        folder = self._checkpoints / f"{checkpoint.place.step:09d}"
+        for stray in [*self._checkpoints.glob("*.part"), *self._checkpoints.glob("*.replaced")]:
+            shutil.rmtree(stray, ignore_errors=True)
+        part = folder.with_suffix(".part")
+        part.mkdir(parents=True)
+        try:
+            write_checkpoint(part, checkpoint, config)
+            if folder.exists():  # torn, perhaps: training came here again from an earlier one
+                folder.rename(folder.with_suffix(".replaced"))
+            part.rename(folder)
+            sync(self._checkpoints)
+            shutil.rmtree(folder.with_suffix(".replaced"), ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        # Later ones could not be read, or training would not be here; earlier ones beyond the last few are spent.
+        earlier = [other for other in self._folders() if other.name <= folder.name]
+        for spent in set(self._folders()) - set(earlier[-_KEPT:]):
+            shutil.rmtree(spent, ignore_errors=True)
+        return folder
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that can be read, or None if none was written. Torn ones go to `warnings`."""
+        return self._newest(read_state)
+
+    def at(self, step: int) -> Checkpoint | None:
+        """The checkpoint after this step, or None if there is none that can be read."""
+        return self._newest(read_state, [self._checkpoints / f"{step:09d}"])
+
+    def model(self, weights: Literal["ema", "raw"] = "ema") -> tuple[dict[str, Tensor], Place]:
+        """The weights of the newest readable checkpoint, averaged or raw, and its place: step, seconds, images."""
+
+        def read(folder: Path) -> tuple[dict[str, Tensor], Place]:
+            return read_state(folder).network if weights == "raw" else read_weights(folder), read_place(folder)
+
+        found = self._newest(read)
+        if found is None:
+            raise ClearwaterError(f"'{self.path}' has no checkpoint that can be read: train it first, or again.")
+        return found
+
+    def keep(self, what: str, tensors: dict[str, Tensor], key: dict[str, str]) -> None:
+        """Keeps what was measured of a model; `key` says of what (checkpoint, clipping, weights)."""
+        write_atomically(self._kept_path(what, key), save(tensors, metadata=key))
+
+    def kept(self, what: str, key: dict[str, str]) -> dict[str, Tensor] | None:
+        """What was measured of this model under this name, or None."""
+        try:
+            with safe_open(self._kept_path(what, key), framework="pt") as file:
+                if file.metadata() != key:
+                    return None
+                names = file.keys()
+                return {name: file.get_tensor(name) for name in names}
+        except (OSError, SafetensorError):  # none yet, or torn: it is measured again
+            return None
+
+    def log(self, entry: dict[str, float]) -> None:
+        """Adds a line to the log."""
+        with self._log_path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":  # a line that was torn when the machine went down
+                    file.write(b"\n")
+            file.write(json.dumps(entry).encode() + b"\n")
+
+    def entries(self) -> list[dict[str, float]]:
+        """The log, in the order of the steps; what an interruption made obsolete is left out."""
+        kept: list[dict[str, float]] = []
+        if self._log_path.is_file():
+            for line in self._log_path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:  # the last line, torn when the machine went down
+                    continue
+                # A resumed run logs steps again from where it took up; they replace what came after.
+                while kept and kept[-1]["step"] >= entry["step"]:
+                    kept.pop()
+                kept.append(entry)
+        return kept
+
+    @staticmethod
+    def _is_checkpoint(path: Path) -> bool:
+        return (path / "state.json").is_file()
+
+    @property
+    def _config_path(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def _log_path(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def _kept_path(self, what: str, key: dict[str, str]) -> Path:
+        return self.path / f"{what}-{'-'.join(key.values())}.safetensors"
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def _folders(self) -> list[Path]:
+        if self._is_checkpoint(self.path):
+            return [self.path]
+        return sorted(folder for folder in self._checkpoints.glob("[0-9]*") if folder.name.isdecimal())
+
+    def _newest(self, read: Callable[[Path], Read], folders: list[Path] | None = None) -> Read | None:
+        """What is read of the newest checkpoint of which it can be."""
+        for folder in reversed(self._folders() if folders is None else folders):
+            try:
+                return read(folder)
+            except TornError as error:
+                self.warnings.append(f"The checkpoint '{folder}' cannot be read ({error}), so it is passed over.")
+        return None
