@@ -152,6 +152,9 @@ class TrainingConfig(_Section):
     clip: float = _setting(1.0, "largest norm of the gradient", gt=0)
     ema_decay: float = _setting(0.9999, "largest decay of the average of the weights", ge=0, lt=1)
     ema_gamma: float = _setting(6.94, "until then the decay is (1 - 1/n)^(ema_gamma + 1) after n steps", ge=0)
+    ema_snapshots: int = _setting(
+        0, "how often on the way two more averages are kept, of which `clearwater ema` makes one of any length", ge=0
+    )
     label_dropout: float = _setting(
         0.1, "share of the images whose class is withheld, so that guidance has something to go away from", ge=0, le=1
     )

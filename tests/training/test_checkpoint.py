@@ -164,7 +164,7 @@ _DAMAGE: dict[str, Callable[[Path], object]] = {
     "place no text": lambda folder: (folder / "state.json").write_bytes(b"\xff\x00\xfe\x01"),
     "place no object": lambda folder: (folder / "state.json").write_text("null"),
     "place a list": lambda folder: (folder / "state.json").write_text("[]"),
-    "place without step": lambda folder: (folder / "state.json").write_text('{"format": 1}'),
+    "place without step": lambda folder: (folder / "state.json").write_text('{"format": 2}'),
 }
 
 
@@ -236,6 +236,14 @@ def test_a_format_of_the_future_is_refused_and_named(tiny: Callable[..., Config]
         getattr(RunFolder.open(tmp_path), read)()
     assert str(_folder(tmp_path, 3)) in str(caught.value)
     assert caught.value.exit_code == 1
+
+
+def test_a_checkpoint_of_the_first_format_is_named_too(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    _run(tmp_path, tiny())
+    place = {"format": 1, "step": 3, "seconds": 1.5, "images": 12, "data": "digest"}  # it had no checksums
+    (_folder(tmp_path, 3) / "state.json").write_text(json.dumps(place))
+    with pytest.raises(ClearwaterError, match=r"format 1, this one reads 2"):
+        RunFolder.open(tmp_path).latest()
 
 
 # --- a disk that is full

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from clearwater import __version__
-from clearwater.cli import bound, demo, demonstrations, info, interpolate, restore, sample, show, train, variance
+from clearwater.cli import bound, demo, demonstrations, ema, info, interpolate, restore, sample, show, train, variance
 from clearwater.errors import ClearwaterError, InputError
 
 __all__ = ["app", "main", "run"]
@@ -51,6 +51,7 @@ app.add_typer(show.app, name="show")
 app.command("info")(info.info)
 app.command("bound")(bound.bound)
 app.command("variance")(variance.variance)
+app.command("ema")(ema.ema)
 
 
 def _version(asked: bool) -> None:

@@ -7,7 +7,7 @@ from clearwater.pictures.demonstrations import (
     plot_weights,
 )
 from clearwater.pictures.images import enlarged, grid, to_uint8
-from clearwater.pictures.plots import plot_bound, plot_chain, plot_loss
+from clearwater.pictures.plots import plot_bound, plot_chain, plot_lengths, plot_loss
 from clearwater.pictures.processes import forward_frames, forward_strip, reverse_frames, reverse_strip
 from clearwater.pictures.writing import write_animation, write_picture
 
@@ -20,6 +20,7 @@ __all__ = [
     "plot_bound",
     "plot_chain",
     "plot_gradient_variance",
+    "plot_lengths",
     "plot_loss",
     "plot_reverse_steps",
     "plot_weights",

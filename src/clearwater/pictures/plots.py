@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from clearwater.chains import Chain
 from clearwater.likelihood import Bound
 
-__all__ = ["plot_bound", "plot_chain", "plot_loss"]
+__all__ = ["plot_bound", "plot_chain", "plot_lengths", "plot_loss"]
 
 
 def plot_bound(bound: Bound, chain: Chain) -> Figure:
@@ -50,6 +50,21 @@ def plot_chain(chain: Chain, name: str) -> Figure:
         axes.set_xlabel("level k (0 = data)")
         axes.grid(alpha=0.25)
     figure.suptitle(f"{name}, T = {chain.T}")
+    return figure
+
+
+def plot_lengths(lengths: Sequence[float], losses: Sequence[float], distances: Sequence[float] | None) -> Figure:
+    """The loss, and the distance of samples if it was measured, against the length of an average of the weights."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(lengths, losses, "o-", color="#1f6f8b", linewidth=2)
+    axes.set_xlabel("length of the average, as a part of the run")
+    axes.set_ylabel("loss on unseen images", color="#1f6f8b")
+    if distances is not None:
+        other = axes.twinx()
+        other.plot(lengths, distances, "s--", color="#c2572b", linewidth=2)
+        other.set_ylabel("Fréchet distance, garments-64", color="#c2572b")
+    axes.grid(alpha=0.25)
     return figure
 
 

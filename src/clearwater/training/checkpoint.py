@@ -27,6 +27,8 @@ __all__ = ["Checkpoint", "Place", "TornError", "read_place", "read_state", "read
 _FORMAT = 2
 _CONFIG, _MODEL, _STATE, _PLACE = "config.toml", "model.safetensors", "state.safetensors", "state.json"
 
+_GROUPS = ("network", "optimizer", "times", "lengths")  # of state.safetensors
+
 
 class TornError(Exception):
     """A checkpoint cannot be read; the message says why."""
@@ -68,6 +70,7 @@ class Checkpoint:
         network: the weights in training by parameter name.
         optimizer: the optimiser's tensors, "parameter name/moment".
         times: what the sampler of levels remembers, if anything.
+        lengths: the averages of fixed relative length, "length/parameter name", if they are kept.
     """
 
     place: Place
@@ -75,13 +78,14 @@ class Checkpoint:
     network: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     times: dict[str, Tensor] = field(default_factory=dict)
+    lengths: dict[str, Tensor] = field(default_factory=dict)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, config: Config) -> None:
     """Writes the files into a folder that is there and empty, and waits until the disk has them."""
     write_through(folder / _CONFIG, config.to_toml().encode())
     _save_tensors(folder / _MODEL, checkpoint.averaged)
-    groups = {"network": checkpoint.network, "optimizer": checkpoint.optimizer, "times": checkpoint.times}
+    groups = {name: getattr(checkpoint, name) for name in _GROUPS}
     state = {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
     _save_tensors(folder / _STATE, state)
     place = {
@@ -122,9 +126,10 @@ def read_state(folder: Path) -> Checkpoint:
     averaged, state = read_weights(folder), _tensors(folder, _STATE)
 
     def below(group: str) -> dict[str, Tensor]:
-        return {name.removeprefix(group): value for name, value in state.items() if name.startswith(group)}
+        prefix = f"{group}/"
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
-    return Checkpoint(read_place(folder), averaged, below("network/"), below("optimizer/"), below("times/"))
+    return Checkpoint(read_place(folder), averaged, **{name: below(name) for name in _GROUPS})
 
 
 def _place(folder: Path) -> dict[str, object]:
@@ -134,7 +139,11 @@ def _place(folder: Path) -> dict[str, object]:
         raise TornError(str(error)) from None
     except ValueError:
         raise TornError(f"its {_PLACE} is damaged") from None
-    if not isinstance(written, dict) or written.pop("checksum", None) != _of_place(written):
+    if not isinstance(written, dict):
+        raise TornError(f"its {_PLACE} is damaged")
+    checksum = written.pop("checksum", None)
+    first_format = checksum is None and written.get("format") == 1  # which had none
+    if not first_format and checksum != _of_place(written):
         raise TornError(f"its {_PLACE} is damaged")
     if written["format"] != _FORMAT:
         raise ClearwaterError(

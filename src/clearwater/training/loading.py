@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from clearwater.assembly import build_chain, build_denoiser, build_learned_chain, pick_device
 from clearwater.denoisers import NetworkDenoiser
@@ -37,6 +39,7 @@ def load_denoiser(
     *,
     variance: VarianceName | None = None,
     weights: Literal["ema", "raw"] = "ema",
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> NetworkDenoiser:
     """The model of a run, in evaluation mode.
 
@@ -45,6 +48,7 @@ def load_denoiser(
         device: where to put it; "auto" for a GPU if there is one.
         variance: a reverse variance other than the run's own.
         weights: the averaged ones, or the last ones of training.
+        tensors: weights by name in place of those in the run, such as an average of another length.
 
     Raises:
         InputError: there is no run, its weights do not fit its configuration, or it has no learned range to use.
@@ -58,13 +62,18 @@ def load_denoiser(
             f"The model in '{folder.path}' has no channels for a learned range: choose fixed_small, fixed_large or "
             "optimal, or train with objective=hybrid."
         )
-    denoiser = _loaded(folder, pick_device(str(device)) if isinstance(device, str) else device, weights)
+    denoiser = _loaded(folder, pick_device(str(device)) if isinstance(device, str) else device, weights, tensors)
     return replace(denoiser, variance=named_variance(variance)) if variance else denoiser
 
 
-def _loaded(folder: RunFolder, device: torch.device, weights: Literal["ema", "raw"]) -> NetworkDenoiser:
+def _loaded(
+    folder: RunFolder,
+    device: torch.device,
+    weights: Literal["ema", "raw"],
+    given: Mapping[str, Tensor] | None = None,
+) -> NetworkDenoiser:
     config = folder.config()
-    tensors, _ = folder.model(weights)
+    tensors = dict(folder.model(weights)[0] if given is None else given)
     denoiser = build_denoiser(config, device)
     learned_chain = build_learned_chain(config.chain)
     try:
@@ -81,4 +90,4 @@ def _loaded(folder: RunFolder, device: torch.device, weights: Literal["ema", "ra
     denoiser.network.eval().requires_grad_(False)
     if learned_chain is not None:
         denoiser = replace(denoiser, chain=build_chain(config.chain, learned_chain))
-    return replace(denoiser, weights=weights)
+    return replace(denoiser, weights=weights if given is None else "given")

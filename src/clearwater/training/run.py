@@ -2,6 +2,7 @@
 
 RUN/config.toml           the configuration of the run
 RUN/log.jsonl             one line a report
+RUN/averages/             copies of averages, for one of any length (posthoc.py)
 RUN/checkpoints/000001000/  after step 1000 (checkpoint.py)
 """
 
@@ -29,6 +30,7 @@ from clearwater.training.checkpoint import (
     read_weights,
     write_checkpoint,
 )
+from clearwater.training.posthoc import Snapshots
 
 __all__ = ["RunFolder"]
 
@@ -168,6 +170,11 @@ class RunFolder:
                 return {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError):  # none yet, or torn: it is measured again
             return None
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The copies of averages that were kept on the way."""
+        return Snapshots(self.path / "averages")
 
     def log(self, entry: dict[str, float]) -> None:
         """Adds a line to the log."""

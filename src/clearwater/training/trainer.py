@@ -17,6 +17,7 @@ from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import ClearwaterError, InputError
 from clearwater.objectives import Objective
 from clearwater.randomness import derived_seed
+from clearwater.training.averages import Averages
 from clearwater.training.budget import budget, learning_rate_factor
 from clearwater.training.checkpoint import Checkpoint, Place
 from clearwater.training.ema import EMA
@@ -71,7 +72,7 @@ class Trainer:
         self._objective = build_objective(config) if objective is None else objective
         self._optimization = Optimization(config, self.denoiser, self._objective, device, self._world)
         self._parameters = self._optimization.parameters
-        self.ema = EMA(self._parameters, training.ema_decay, training.ema_gamma)
+        self._averages = Averages(self._parameters, training, run.snapshots if run else None)
         self._guard, self._failures = Guard(), 0
         self._window, self._windowed = torch.zeros((), device=device), 0  # the losses since the guard looked at them
         self._begin_attempt(0)
@@ -84,6 +85,11 @@ class Trainer:
     def images_seen(self) -> int:
         """Images trained on so far, each as often as it was seen."""
         return self.step * self.config.training.batch
+
+    @property
+    def ema(self) -> EMA:
+        """The average of the weights that the run is sampled with."""
+        return self._averages.main
 
     def stop(self) -> None:
         """Asks training to save and end after the step it is in; safe in a signal handler."""
@@ -112,7 +118,7 @@ class Trainer:
             report = self.seconds - reported_at >= _REPORT_SECONDS
             save = self._run is not None and self.seconds - saved_at >= 60 * training.save_minutes
             report, save, stops = self._agree(report=report, save=save)
-            fraction = self._budget.fraction(self.step, self.seconds)
+            passed, fraction = fraction, self._budget.fraction(self.step, self.seconds)
             over = fraction >= 1 or stops
             seen = self._optimization.seen() if report or over else None
             lost = seen is not None and not math.isfinite(seen.loss)
@@ -136,6 +142,8 @@ class Trainer:
                     seen.level_losses,
                 )
                 reported_step, reported_at = self.step, self.seconds
+            if self._averages.due(passed, fraction):
+                yield from self._kept()
             if save and not over:
                 yield from self._saved(last=False)
                 saved_at = self.seconds
@@ -157,7 +165,7 @@ class Trainer:
             return f"a step could not be made ({error})"
         self.step += 1
         self._windowed += 1
-        self.ema.update(self.step)
+        self._averages.update(self.step)
         return None
 
     def _agree(self, *, report: bool, save: bool) -> tuple[bool, bool, bool]:
@@ -265,6 +273,14 @@ class Trainer:
             )
         return checkpoint
 
+    def _kept(self) -> Iterator[Event]:
+        """The first process keeps a copy of the averages of fixed length."""
+        if self._run is not None and self._world.first:
+            try:
+                self._averages.keep(self.step)
+            except OSError as error:
+                yield NotSaved(self.step, error)
+
     def _saved(self, *, last: bool) -> Iterator[Event]:
         """The first process keeps the state; that this fails is an error if it is the last time."""
         window = float(self._world.sum(self._window)) / self._world.size
@@ -284,7 +300,9 @@ class Trainer:
         )
         network = {name: value.detach() for name, value in self._parameters.items()}
         times = self._objective.times.state()
-        checkpoint = Checkpoint(place, self.ema.parameters, network, self._optimization.moments(), times)
+        checkpoint = Checkpoint(
+            place, self.ema.parameters, network, self._optimization.moments(), times, self._averages.state()
+        )
         try:
             yield Saved(self._run.save(checkpoint, self.config), self.step)
         except OSError as error:
@@ -300,7 +318,7 @@ class Trainer:
                 "back to go on with it, or train on these with another --out."
             )
         self.step = place.step
-        self.ema.load(checkpoint.averaged)
+        self._averages.load(checkpoint, first=self._world.first)
         if checkpoint.times:
             self._objective.times.load(checkpoint.times)
         self._optimization.load(checkpoint)

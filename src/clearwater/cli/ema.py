@@ -1,0 +1,200 @@
+"""`clearwater ema`: averages of the weights of another length than the one that a run was made with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clearwater.cli.models import image_shape
+from clearwater.cli.options import Device, Run, refuse_picture
+from clearwater.cli.process import keep_freed_memory
+from clearwater.cli.progress import command, live_line, say
+from clearwater.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import Tensor
+
+    from clearwater.denoisers import NetworkDenoiser
+    from clearwater.training import RunFolder
+
+__all__ = ["ema"]
+
+_LENGTHS = (0.03, 0.05, 0.075, 0.10, 0.15, 0.20)
+_IMAGES, _PASSES = 512, 8  # of the loss: images, and levels each
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a run is with an average of one length.
+
+    Attributes:
+        length: of the average, as a part of the run.
+        missed: the part of its profile that could not be made of what was kept.
+        loss: the run's own objective, on images that it has not seen if there are any, the same levels and noise for
+            every length.
+        distance: the Fréchet distance of samples to the training images in the features of the library's classifier
+            of garments; None where none were asked for, or that classifier does not see such images.
+    """
+
+    length: float
+    missed: float
+    loss: float
+    distance: float | None
+
+
+def ema(
+    run: Run,
+    length: Annotated[
+        float | None, typer.Option(help="Make the average of this part of the run, such as 0.08.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where: a new run folder, to sample from.", show_default=False)
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="Compare averages of these lengths.", show_default=", ".join(map(str, _LENGTHS))),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=0, help="Samples for the distance of each; 0 for none.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the comparison, .png.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Choose the length of the average of RUN's weights after training: with --length make one, without compare some.
+
+    The run must have kept copies: training.ema_snapshots above 0, as the recipe small has it.
+    """
+    from clearwater.assembly import pick_device
+    from clearwater.training import RunFolder
+
+    keep_freed_memory()
+    folder = RunFolder.open(run)
+    if (length is None) != (out is None):
+        raise InputError("An average is made with both of --length and --out; without both, lengths are compared.")
+    if length is not None and out is not None:
+        _make(folder, length, out)
+        return
+    if plot is not None:
+        refuse_picture(plot, ".png")
+    chosen = pick_device(device)
+    found = [_quality(folder, each, n, chosen) for each in _parsed(lengths)]
+    if as_json:
+        print(json.dumps({"run": str(run), "lengths": [vars(each) for each in found]}, indent=1))
+    else:
+        print("length     loss" + ("  distance (garments-64)" if found[0].distance is not None else ""))
+        for each in found:
+            print(
+                f"{each.length:6.3f}  {each.loss:7.5f}" + ("" if each.distance is None else f"  {each.distance:8.4f}")
+            )
+    if plot is not None:
+        from clearwater.pictures import plot_lengths, write_picture
+
+        distances = [each.distance for each in found if each.distance is not None]
+        drawn = plot_lengths([each.length for each in found], [each.loss for each in found], distances or None)
+        write_picture(plot, drawn)
+    best = min(found, key=lambda each: each.loss if each.distance is None else each.distance)
+    say(f"Make the best of them: {command('ema', run, '--length', f'{best.length:g}', '--out', f'{run}-ema')}")
+
+
+def _parsed(lengths: str | None) -> list[float]:
+    if lengths is None:
+        return list(_LENGTHS)
+    try:
+        return [float(word) for word in lengths.split(",")]
+    except ValueError:
+        raise InputError(f"--lengths are numbers with commas between, such as 0.05,0.1, not '{lengths}'.") from None
+
+
+def _make(folder: RunFolder, length: float, out: Path) -> None:
+    from clearwater.training import Checkpoint, RunFolder
+
+    place = folder.model()[1]
+    average, missed = folder.snapshots.average(place.step, length)
+    RunFolder.refuse_other(out)
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"'{out}' holds a run already: give --out an empty or a new folder.")
+    made = RunFolder.create(out, folder.config())
+    made.save(Checkpoint(place, average, average, {}), folder.config())
+    say(
+        f"Made: '{out}', the average of {length:g} of the run ({missed:.1%} of its profile is missed). Now sample from "
+        f"it: {command('sample', out, '--out', out / 'samples')}"
+    )
+
+
+def _quality(folder: RunFolder, length: float, n: int, device: torch.device) -> Quality:
+    from clearwater.training import load_denoiser
+
+    average, missed = folder.snapshots.average(folder.model()[1].step, length)
+    model = load_denoiser(folder, device, tensors=average)
+    with live_line(f"length {length:g}") as report:
+        share = 0.5 if n else 1.0
+        loss = _loss(folder, model, lambda fraction: report(fraction * share, "loss"))
+        distance = _distance(folder, model, n, device, lambda fraction: report(share + fraction / 2, "samples"))
+    return Quality(length, missed, loss, distance)
+
+
+def _loss(folder: RunFolder, model: NetworkDenoiser, report: Callable[[float], None]) -> float:
+    """The objective's mean over unseen images and evenly spread levels."""
+    import torch
+
+    from clearwater.assembly import build_objective
+    from clearwater.data import load_images, pixel_values, unseen_split
+    from clearwater.randomness import RowStreams, generator
+    from clearwater.times import LowDiscrepancy
+
+    data, objective = folder.config().data, build_objective(folder.config())
+    split = unseen_split(data.source)
+    images = load_images(data.source, size=data.size, channels=data.channels, split=split).images[:_IMAGES]
+    device = next(model.network.parameters()).device
+    total = 0.0
+    with torch.no_grad():
+        for i in range(_PASSES):
+            k, _ = LowDiscrepancy()(len(images), model.chain.T, generator(0, "levels", i))
+            for first in range(0, len(images), _BATCH):
+                rows = range(first, min(first + _BATCH, len(images)))
+                at = slice(rows.start, rows.stop)
+                x_0 = pixel_values(images[at]).to(device)
+                total += float(objective.at(model, x_0, k[at], RowStreams(i, rows)).sum())
+            report((i + 1) / _PASSES)
+    return total / (_PASSES * len(images))
+
+
+def _distance(
+    folder: RunFolder, model: NetworkDenoiser, n: int, device: torch.device, report: Callable[[float], None]
+) -> float | None:
+    from collections import deque
+
+    from clearwater.data import load_images
+    from clearwater.denoisers import Clipped
+    from clearwater.evaluation import Moments, frechet_distance, load_garment_classifier
+    from clearwater.pictures import to_uint8
+    from clearwater.randomness import ImageNoise
+    from clearwater.sampling import UniPC, sampling_states
+
+    data = folder.config().data
+    shape = image_shape(folder.path, data)
+    if n == 0:
+        return None
+    if shape != (1, 28, 28):
+        raise InputError(f"A distance is measured of grey images of 28 × 28, and the run's are {shape}: leave out --n.")
+    classifier = load_garment_classifier()
+
+    def moments(images: Tensor) -> Moments:
+        return Moments.of(classifier.seen(images.cpu())[0])
+
+    total: Moments | None = None
+    for first in range(0, n, _BATCH):
+        noise = ImageNoise(0, range(first, min(first + _BATCH, n)), shape, device)
+        states = sampling_states(Clipped(model), noise, model.chain.strided(min(20, model.chain.T)), UniPC())
+        of_batch = moments(to_uint8(deque(states, maxlen=1).pop().x))
+        total = of_batch if total is None else total + of_batch
+        report(min(first + _BATCH, n) / n)
+    assert total is not None
+    return frechet_distance(total, moments(load_images(data.source, size=data.size, channels=data.channels).images))
