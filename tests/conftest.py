@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("clearwater", deadline=None)  # no test is timed
 settings.load_profile("clearwater")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands keep of decoded images goes where tests keep theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLEARWATER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
 
 _TINY = (
     "data.flip=false",

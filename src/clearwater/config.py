@@ -167,6 +167,7 @@ class TrainingConfig(_Section):
     recompute: bool = _setting(
         False, "whether the backward pass computes each block's inside again: a third slower, far less memory"
     )
+    start: str | None = _setting(None, "the run whose averaged weights are begun with; unset: random ones")
     seed: int = _setting(0, "of all random numbers", ge=0)
     save_minutes: float = _setting(5.0, "training time between checkpoints", gt=0)
 

@@ -11,7 +11,7 @@ from typing import Any
 from clearwater.config import Config, parsed, validated
 from clearwater.errors import InputError
 
-__all__ = ["OBJECTIVES", "recipe_names", "resolve"]
+__all__ = ["OBJECTIVES", "given_names", "recipe_names", "resolve"]
 
 _LEARNED_RANGE = {"variance": "learned_range"}
 
@@ -42,12 +42,19 @@ def recipe_names() -> list[str]:
 
 
 def resolve(
-    *, recipe: str, file: Path | None = None, sets: Sequence[str] = (), options: Mapping[str, object] | None = None
+    *,
+    recipe: str,
+    start: Config | None = None,
+    file: Path | None = None,
+    sets: Sequence[str] = (),
+    options: Mapping[str, object] | None = None,
 ) -> Config:
     """A configuration from a recipe, then a file, then ``name=value`` settings, then options; the last wins.
 
     Args:
         recipe: the name of a recipe.
+        start: of a run whose weights are begun with: its model, chain, objective and images' size and channels come
+            over the recipe.
         file: a TOML file of the same schema, or None.
         sets: settings such as "model.channels=64"; the value is TOML, or else a string. "objective=hybrid"
             stands for what `OBJECTIVES` says.
@@ -60,6 +67,10 @@ def resolve(
         raise InputError(f"There is no recipe named '{recipe}': choose one of {', '.join(recipe_names())}.")
     of_recipe = (files("clearwater.recipes") / f"{recipe}.toml").read_text(encoding="utf-8")
     layers = [(f"recipe {recipe}", parsed(of_recipe, f"recipe {recipe}"))]
+    if start is not None:
+        of_run = start.model_dump(exclude_none=True, include={"model", "chain", "objective"})
+        of_data = start.data.model_dump(exclude_none=True, include={"size", "channels", "labels"})
+        layers.append(("the run to start from", {**of_run, "data": of_data}))
     if file is not None:
         try:
             layers.append((str(file), parsed(file.read_text(encoding="utf-8"), str(file))))
@@ -84,6 +95,19 @@ def resolve(
                 merged.get("training", {}).pop(name, None)
         _merge(merged, layer)
     return validated(merged, "the configuration")
+
+
+def given_names(*, file: Path | None, sets: Sequence[str], options: Mapping[str, object]) -> set[str]:
+    """The dotted names of the settings that a person has set, by a file, by ``name=value`` or by an option."""
+    layers = [_assignment(text) for text in sets]
+    if file is not None:
+        layers.append(parsed(file.read_text(encoding="utf-8"), str(file)))
+    layers += [_nested(name, value) for name, value in options.items() if value is not None]
+    names = set()
+    for layer in layers:
+        for section, values in layer.items():
+            names |= {f"{section}.{name}" for name in values} if isinstance(values, dict) else {section}
+    return names
 
 
 def _without_objective(layer: dict[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,15 @@ def test_a_run_folder_holds_configuration_log_loss_curve_and_the_last_checkpoint
 ) -> None:
     assert train("run", "--set", "training.save_minutes=1e-9") == 0
     folder = tmp_path / "run"
-    assert {path.name for path in folder.iterdir()} == {"config.toml", "log.jsonl", "loss.png", "checkpoints"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.toml",
+        "log.jsonl",
+        "loss.png",
+        "report.html",
+        "nearest.png",
+        "previews",
+        "checkpoints",
+    }
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000000007", "000000008"]
     written = RunFolder.open(folder).config()
     assert written.differences(tiny(f"data.source={pictures}", "training.save_minutes=1e-9")) == []

@@ -118,5 +118,5 @@ def test_missing_labels_and_too_few_are_said(mnist: Path) -> None:
 
 def test_a_file_that_is_none_of_these_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no images")
-    with pytest.raises(InputError, match="is a file, and not one of images in IDX: give a folder"):
+    with pytest.raises(InputError, match="is a file of no kind that can be read: give a folder"):
         load_images(tmp_path / "notes.txt")

@@ -129,7 +129,7 @@ def test_importance_sampling_is_told_the_losses_of_all_parts(tiny: Callable[...,
             tiny("objective=vlb", "chain.levels=5", "training.batch=20", "model.dropout=0", "training.steps=3", *more)
         )
         list(trainer)
-        states.append(trainer._objective.times.state())
+        states.append(trainer.objective.times.state())
     assert torch.equal(states[0]["seen"], states[1]["seen"])
     torch.testing.assert_close(states[0]["recent"], states[1]["recent"], rtol=1e-3, atol=1e-5)
 
@@ -216,14 +216,14 @@ def test_the_losses_of_the_tenths_are_those_of_their_levels(
     monkeypatch.setattr(trainer_module, "_REPORT_SECONDS", math.inf)
     trainer = _trainer(tiny("training.batch=20", "training.steps=5", "chain.levels=40"))
     seen: list[tuple[int, float]] = []
-    plain = trainer._objective.at
+    plain = trainer.objective.at
 
     def at(*arguments: object) -> Tensor:
         losses = plain(*arguments)
         seen.extend(zip(arguments[2].tolist(), losses.detach().tolist(), strict=True))
         return losses
 
-    object.__setattr__(trainer._objective, "at", at)
+    object.__setattr__(trainer.objective, "at", at)
     (progress,) = [event for event in trainer if isinstance(event, Progress)]
     assert len(seen) == 100
     for tenth, mean in enumerate(progress.level_losses):

@@ -151,7 +151,7 @@ def test_the_loss_of_four_images_learned_by_heart_falls(tiny: Callable[..., Conf
         draws = generator(1, "test")
         data = Batches(_images(4), 400, seed=0, flip=False, device=CPU)(0)
         with torch.no_grad():
-            return float(trainer._objective(trainer.denoiser, data, draws).mean())
+            return float(trainer.objective(trainer.denoiser, data, draws).mean())
 
     before = loss()
     list(trainer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -12,11 +13,25 @@ import typer
 from typer.core import TyperGroup
 
 from clearwater import __version__
-from clearwater.cli import bound, demo, demonstrations, ema, info, interpolate, restore, sample, show, train, variance
+from clearwater.cli import (
+    bound,
+    demo,
+    demonstrations,
+    ema,
+    info,
+    interpolate,
+    report,
+    restore,
+    sample,
+    show,
+    train,
+    variance,
+)
 from clearwater.errors import ClearwaterError, InputError
 
 __all__ = ["app", "main", "run"]
 
+_IMPORTED = time.monotonic()
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -52,6 +67,7 @@ app.command("info")(info.info)
 app.command("bound")(bound.bound)
 app.command("variance")(variance.variance)
 app.command("ema")(ema.ema)
+app.command("report")(report.report)
 
 
 def _version(asked: bool) -> None:
@@ -78,10 +94,16 @@ def _options(
         )
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Runs a command; what the user can act on is told in one sentence. Returns the exit code."""
+def run(arguments: Sequence[str], began: float | None = None) -> int:
+    """Runs a command; what the user can act on is told in one sentence. Returns the exit code.
+
+    Args:
+        arguments: without the program's name.
+        began: when the person has started it, on the monotonic clock; now if None. A budget of time counts from there.
+    """
     try:
-        code = app(args=list(arguments), prog_name="clearwater", standalone_mode=False)
+        started = time.monotonic() if began is None else began
+        code = app(args=list(arguments), prog_name="clearwater", standalone_mode=False, obj=started)
     except ClearwaterError as error:
         return _fail(str(error), error.exit_code)
     except typer.TyperException as error:
@@ -105,7 +127,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], _IMPORTED))
 
 
 def _fail(sentence: str, code: int) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from clearwater.cli.loading import load
 from clearwater.cli.models import load_network
 from clearwater.cli.options import Data, Device, Levels, Run, Variance, refuse_picture
 from clearwater.cli.process import keep_freed_memory
@@ -143,12 +144,12 @@ def _images(folder: RunFolder, data: str, n: int | None) -> Tensor:
     """The images that are measured, as the run sees them, in float64: shape (N, C, H, W)."""
     import torch
 
-    from clearwater.data import load_images, pixel_values, unseen_split
+    from clearwater.data import pixel_values, unseen_split
 
     seen = folder.config().data
     split = unseen_split(data)
-    images = load_images(data, size=seen.size, channels=seen.channels, split=split)
-    say_skipped(images)
+    images = load(data, size=seen.size, channels=seen.channels, split=split)
+    say_skipped(images.skipped)
     _, height, width = images.shape
     colours = "grey" if len(images.images[0]) == 1 else "RGB"
     say(f"{len(images.images[:n]):,} images, as the run sees them: {height} × {width}, {colours}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ _IMAGES = 64
 
 
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("clearwater-demo"),
     minutes: Annotated[float, typer.Option(help="Training time.")] = 3.0,
     device: Device = "auto",
@@ -29,7 +31,7 @@ def demo(
     """Train on the built-in images of garments, then draw new ones out of noise."""
     from clearwater.assembly import pick_device
     from clearwater.cli.show import forward
-    from clearwater.cli.train import prepare, run_training
+    from clearwater.cli.train import open_run, read, run_training
     from clearwater.denoisers import Clipped
     from clearwater.errors import ClearwaterError
     from clearwater.pictures import enlarged, grid, reverse_frames, to_uint8, write_animation, write_picture
@@ -40,10 +42,12 @@ def demo(
 
     keep_freed_memory()
     chosen = pick_device(device)
-    settings, images, run = prepare(resolve(recipe="small", options={"training.minutes": minutes}), out)
+    settings, images = read(resolve(recipe="small", options={"training.minutes": minutes}), out)
+    run = open_run(settings, images, out)
     forward(settings.data.source, out / "forward.gif", settings.chain.name)
     trainer = Trainer(settings, images, chosen, run)
-    if not run_training(trainer, run):
+    trainer.seconds += time.monotonic() - context.obj
+    if not run_training(trainer, run, images):
         say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")
         raise typer.Exit(130)
     denoiser = Clipped(trainer.averaged())

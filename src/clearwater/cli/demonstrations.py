@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from clearwater.cli.loading import load
 from clearwater.cli.options import Data, Device, Run, Seed, refuse_picture
 from clearwater.cli.progress import live_line, say
 
@@ -48,7 +49,7 @@ def one_shot(
 ) -> None:
     """What RUN predicts of noise at once, beside what it samples from the same noise."""
     from clearwater.cli.models import load_for_sampling
-    from clearwater.data import load_images, pixel_values
+    from clearwater.data import pixel_values
     from clearwater.demonstrations import OneShot
     from clearwater.demonstrations import one_shot as measured
     from clearwater.pictures import one_shot_picture, write_picture
@@ -58,7 +59,7 @@ def one_shot(
     refuse_picture(out, ".png")
     denoiser, shape, chosen = load_for_sampling(run, device=device)
     source = RunFolder.open(run).config().data
-    data = pixel_values(load_images(source.source, size=source.size, channels=source.channels).images)
+    data = pixel_values(load(source.source, size=source.size, channels=source.channels).images)
     with live_line("sampling") as report:
         found = measured(denoiser, ImageNoise(seed, range(n), shape, chosen), lambda at: report(at, f"{n} images"))
     write_picture(out, one_shot_picture(found))
@@ -77,7 +78,7 @@ def one_shot(
 def gradients(run: Run, data: Data, out: Png, seed: Seed = 0, device: Device = "auto") -> None:
     """How much more the gradient of the Euclidean objective varies than that of the merged one, over the levels."""
     from clearwater.assembly import pick_device
-    from clearwater.data import load_images, pixel_values
+    from clearwater.data import pixel_values
     from clearwater.demonstrations import gradient_variance
     from clearwater.pictures import plot_gradient_variance, write_picture
     from clearwater.training import RunFolder, load_denoiser
@@ -94,7 +95,7 @@ def gradients(run: Run, data: Data, out: Png, seed: Seed = 0, device: Device = "
     seen = folder.config().data
     for warning in folder.warnings:
         say(warning)
-    images = pixel_values(load_images(data, size=seen.size, channels=seen.channels).images)
+    images = pixel_values(load(data, size=seen.size, channels=seen.channels).images)
     with live_line("gradients") as report:
         found = gradient_variance(
             denoiser, images.to(chosen), FixedSmall(), seed=seed, progress=lambda at: report(at, "of both objectives")

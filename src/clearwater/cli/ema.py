@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clearwater.cli.loading import load
 from clearwater.cli.models import image_shape
 from clearwater.cli.options import Device, Run, refuse_picture
 from clearwater.cli.process import keep_freed_memory
@@ -141,29 +142,17 @@ def _quality(folder: RunFolder, length: float, n: int, device: torch.device) -> 
 
 
 def _loss(folder: RunFolder, model: NetworkDenoiser, report: Callable[[float], None]) -> float:
-    """The objective's mean over unseen images and evenly spread levels."""
-    import torch
-
     from clearwater.assembly import build_objective
-    from clearwater.data import load_images, pixel_values, unseen_split
-    from clearwater.randomness import RowStreams, generator
-    from clearwater.times import LowDiscrepancy
+    from clearwater.data import unseen_split
+    from clearwater.evaluation.unseen import objective_loss
 
-    data, objective = folder.config().data, build_objective(folder.config())
-    split = unseen_split(data.source)
-    images = load_images(data.source, size=data.size, channels=data.channels, split=split).images[:_IMAGES]
-    device = next(model.network.parameters()).device
-    total = 0.0
-    with torch.no_grad():
-        for i in range(_PASSES):
-            k, _ = LowDiscrepancy()(len(images), model.chain.T, generator(0, "levels", i))
-            for first in range(0, len(images), _BATCH):
-                rows = range(first, min(first + _BATCH, len(images)))
-                at = slice(rows.start, rows.stop)
-                x_0 = pixel_values(images[at]).to(device)
-                total += float(objective.at(model, x_0, k[at], RowStreams(i, rows)).sum())
-            report((i + 1) / _PASSES)
-    return total / (_PASSES * len(images))
+    data = folder.config().data
+    images = load(
+        data.source, size=data.size, channels=data.channels, split=unseen_split(data.source), labels=data.labels
+    )
+    labels = images.labels[:_IMAGES] if data.labels and images.labels is not None else None
+    objective = build_objective(folder.config())
+    return objective_loss(model, objective, images.images[:_IMAGES], labels=labels, passes=_PASSES, report=report)
 
 
 def _distance(
@@ -171,7 +160,6 @@ def _distance(
 ) -> float | None:
     from collections import deque
 
-    from clearwater.data import load_images
     from clearwater.denoisers import Clipped
     from clearwater.evaluation import Moments, frechet_distance, load_garment_classifier
     from clearwater.pictures import to_uint8
@@ -197,4 +185,4 @@ def _distance(
         total = of_batch if total is None else total + of_batch
         report(min(first + _BATCH, n) / n)
     assert total is not None
-    return frechet_distance(total, moments(load_images(data.source, size=data.size, channels=data.channels).images))
+    return frechet_distance(total, moments(load(data.source, size=data.size, channels=data.channels).images))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from clearwater.cli.loading import load
 from clearwater.cli.progress import command, live_line, say
 from clearwater.errors import InputError
 
@@ -92,7 +93,7 @@ def optimal_variance(
     folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights: Literal["ema", "raw"] = "ema"
 ) -> Optimal:
     """The run's optimal variance: measured once on its own training images, and kept with it."""
-    from clearwater.data import load_images, pixel_values
+    from clearwater.data import pixel_values
     from clearwater.denoisers import Clipped
     from clearwater.optimal_variance import fit_optimal_variance
     from clearwater.variances import Optimal
@@ -103,7 +104,7 @@ def optimal_variance(
     if stored is not None:
         return Optimal(stored["time"], stored["error"], stored.get("decoder"))
     data = folder.config().data
-    images = load_images(data.source, size=data.size, channels=data.channels).images
+    images = load(data.source, size=data.size, channels=data.channels).images
     device = next(network.network.parameters()).device
     exactly = replace(network, autocast=None)  # the same figures whichever command asks first
     with live_line("measuring the optimal variance") as report:

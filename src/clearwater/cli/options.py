@@ -15,7 +15,11 @@ __all__ = ["BATCH", "Batch", "Count", "Data", "Device", "Levels", "Out", "Run", 
 BATCH = 64
 
 Data = Annotated[
-    str, typer.Argument(help="fashion-mini (built in), a folder of images, or an IDX file.", show_default=False)
+    str,
+    typer.Argument(
+        help="fashion-mini (built in), a folder, .zip, .tar, .npz, .parquet or IDX of images; docs/data.md.",
+        show_default=False,
+    ),
 ]
 Run = Annotated[Path, typer.Argument(help="The folder that `clearwater train --out` wrote.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write to.", show_default=False)]

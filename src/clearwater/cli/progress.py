@@ -5,15 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-if TYPE_CHECKING:
-    from clearwater.data import ImageSet
 
 __all__ = ["Report", "command", "duration", "live_line", "say", "say_skipped"]
 
@@ -61,12 +58,12 @@ def say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def say_skipped(images: ImageSet) -> None:
+def say_skipped(skipped: Sequence[str]) -> None:
     """Names broken files, the first few, and counts them."""
-    if images.skipped:
-        more = "; …" if len(images.skipped) > _SKIPPED_NAMED else ""
-        named = "; ".join(images.skipped[:_SKIPPED_NAMED])
-        say(f"Skipped {len(images.skipped)} broken image(s): {named}{more}")
+    if skipped:
+        more = "; …" if len(skipped) > _SKIPPED_NAMED else ""
+        named = "; ".join(skipped[:_SKIPPED_NAMED])
+        say(f"Skipped {len(skipped)} broken image(s): {named}{more}")
 
 
 def command(*words: object) -> str:

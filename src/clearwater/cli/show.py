@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clearwater.cli.loading import load
 from clearwater.cli.options import Data, Device, Levels, Run, Seed, refuse_picture
 from clearwater.cli.progress import live_line, say, say_skipped
 from clearwater.errors import InputError
@@ -39,14 +40,14 @@ def forward(
     import torch
 
     from clearwater.chains import chain as named_chain
-    from clearwater.data import load_images, pixel_values
+    from clearwater.data import pixel_values
     from clearwater.pictures import forward_frames, forward_strip, write_animation, write_picture
     from clearwater.randomness import generator
 
     moves = _moves(out)
     levels = named_chain(chain)
-    loaded = load_images(data)
-    say_skipped(loaded)
+    loaded = load(data)
+    say_skipped(loaded.skipped)
     images = loaded.images
     of_seed = generator(seed, "forward")
     picked = images[torch.randperm(len(images), generator=of_seed)[: 16 if moves else _ROWS]]

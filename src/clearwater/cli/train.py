@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -11,23 +12,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clearwater.cli.loading import load
 from clearwater.cli.options import Data, Device, Out
 from clearwater.cli.process import keep_freed_memory
-from clearwater.cli.progress import command, duration, live_line, say, say_skipped
+from clearwater.cli.progress import command, live_line, say, say_skipped
+from clearwater.cli.watching import Watch
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
-    from clearwater.config import Config
-    from clearwater.data import ImageSet
-    from clearwater.training import RunFolder, Trainer
+    import torch
 
-__all__ = ["prepare", "run_training", "train"]
+    from clearwater.config import Config
+    from clearwater.data import ImageSet, StreamedImages
+    from clearwater.training import RunFolder, Trainer
+    from clearwater.training.monitors import Monitor
+    from clearwater.world import World
+
+__all__ = ["open_run", "read", "run_training", "train"]
 
 
 def train(
+    context: typer.Context,
     data: Data,
     out: Out,
-    recipe: Annotated[str, typer.Option(help="Where the settings start from: small, ddpm-cifar10.")] = "small",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the settings start from: small, ddpm-cifar10.", show_default="small, as wide as the time allows"
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.", show_default=False)] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as model.channels=64.", show_default=False)
@@ -43,6 +56,16 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="End after this much time.", show_default="3")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default="the recipe's")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of all random numbers.", show_default="0")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="A run, or a checkpoint in one, to start from: fine-tuning.", show_default=False),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where decoded images are kept.", show_default="~/.cache/clearwater")
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Decode images when they are needed, and keep none.")
+    ] = False,
     override: Annotated[
         bool, typer.Option("--override", help="Go on with a run in --out although its settings were others.")
     ] = False,
@@ -50,35 +73,45 @@ def train(
 ) -> None:
     """Train on DATA. The same command again goes on from where it was interrupted."""
     from clearwater.assembly import build_objective, pick_device
-    from clearwater.settings import resolve
-
-    keep_freed_memory()
-    settings = resolve(
-        recipe=recipe,
-        file=config,
-        sets=set_ or (),
-        options={
-            "data.source": data,
-            "data.size": size,
-            "data.labels": labels,
-            "training.steps": steps,
-            "training.minutes": minutes,
-            "training.batch": batch,
-            "training.seed": seed,
-        },
-    )
+    from clearwater.settings import given_names, resolve
+    from clearwater.training import RunFolder, Trainer
     from clearwater.world import world
 
+    keep_freed_memory()
+    options = {
+        "data.source": data,
+        "data.size": size,
+        "data.labels": labels,
+        "training.steps": steps,
+        "training.minutes": minutes,
+        "training.batch": batch,
+        "training.seed": seed,
+        "training.start": None if start is None else str(start.resolve()),
+    }
+    begun = None if start is None else RunFolder.open(start)
+    settings = resolve(
+        recipe=recipe or "small",
+        start=None if begun is None else begun.config(),
+        file=config,
+        sets=set_ or (),
+        options=options,
+    )
     build_objective(settings)  # refuses settings that contradict each other, before anything is read
+    plans = recipe is None and start is None
+    given = given_names(file=config, sets=set_ or (), options=options) if plans else None
     with world() as processes:
         chosen = pick_device(device)
+        with processes.after_the_first():  # who tells of broken files
+            settings, images = read(settings, out, cache=cache, streams=no_cache, quiet=not processes.first)
+        if given is not None:
+            settings = _planned(settings, given, out, chosen, processes)
         with processes.after_the_first():  # who makes the run folder
-            settings, images, run = prepare(settings, out, override=override, quiet=not processes.first)
-        from clearwater.training import Trainer
-
-        trainer = Trainer(settings, images, chosen, run, world=processes)
+            run = open_run(settings, images, out, override=override)
+        weights = None if begun is None else begun.model()[0]
+        trainer = Trainer(settings, images, chosen, run, world=processes, start=weights)
         before = trainer.step
-        finished = run_training(trainer, run, quiet=not processes.first)
+        trainer.seconds += time.monotonic() - context.obj  # a budget of time is the person's, not the loop's
+        finished = run_training(trainer, run, images, quiet=not processes.first)
         if not processes.first:
             return
         if not finished:
@@ -89,57 +122,92 @@ def train(
         say(f"Trained: '{out}'. Now sample from it: {command('sample', out, '--out', out / 'samples')}")
 
 
-def prepare(
-    settings: Config, out: Path, *, override: bool = False, quiet: bool = False
-) -> tuple[Config, ImageSet, RunFolder]:
-    """Loads the images, fills in their size and channels, and opens the run folder; one of many processes is quiet."""
-    import torch
+def read(
+    settings: Config, out: Path, *, cache: Path | None = None, streams: bool = False, quiet: bool = False
+) -> tuple[Config, ImageSet | StreamedImages]:
+    """Loads the images and fills in their size, channels and classes.
 
-    from clearwater.assembly import build_denoiser
-    from clearwater.data import BUILT_IN, load_images
-    from clearwater.files import write_atomically
+    Args:
+        settings: what is to be read.
+        out: the run folder, which must be one or be nothing.
+        cache: where to keep decoded images; None for the usual place.
+        streams: whether images are decoded when they are needed instead.
+        quiet: whether this is one of many processes that leaves it to another to speak.
+    """
+    from clearwater.data import lasting_name, stream_images
     from clearwater.training import RunFolder
 
     RunFolder.refuse_other(out)  # before a large folder is read for nothing
-    images = load_images(
-        settings.data.source,
-        size=settings.data.size,
-        channels=settings.data.channels,
-        labels=settings.data.labels,
+    data = settings.data
+    images = (
+        stream_images(data.source, size=data.size, channels=data.channels, labels=data.labels)
+        if streams
+        else load(data.source, size=data.size, channels=data.channels, labels=data.labels, cache=cache, quiet=quiet)
     )
-    if not quiet:
-        say_skipped(images)
     channels, height, width = images.shape
-    source = settings.data.source
-    if source != BUILT_IN:
-        source = str(Path(source).resolve())  # the run can be gone on with from anywhere
-        if not source.isascii() and source.encode(errors="replace") != source.encode(errors="surrogateescape"):
-            raise InputError(f"The path {source!r} is not valid text, and a run's settings are: rename the folder.")
+    source = lasting_name(data.source)  # the run can be gone on with from anywhere
+    if not source.isascii() and source.encode(errors="replace") != source.encode(errors="surrogateescape"):
+        raise InputError(f"The path {source!r} is not valid text, and a run's settings are: rename the folder.")
     classes = images.classes if settings.data.labels else None
     found = settings.data.model_copy(
         update={"source": source, "size": (height, width), "channels": channels, "classes": classes}
     )
-    settings = settings.model_copy(update={"data": found})
+    if not quiet:
+        say_skipped(images.skipped)
+        say(
+            f"{len(images):,} images of {height} × {width}, {'grey' if channels == 1 else 'RGB'}"
+            + (f", of {len(classes)} classes." if classes else ".")
+        )
+    return settings.model_copy(update={"data": found}), images
+
+
+def open_run(settings: Config, images: ImageSet | StreamedImages, out: Path, *, override: bool = False) -> RunFolder:
+    """The run folder, made if it is not there."""
+    import torch
+
+    from clearwater.assembly import build_denoiser
+    from clearwater.files import write_atomically
+    from clearwater.training import RunFolder
+
     build_denoiser(settings, torch.device("meta"))  # refuses a model that cannot be, before anything is written
     run = RunFolder.create(out, settings, override=override)
-    if quiet:
-        return settings, images, run
     if images.skipped:
         write_atomically(out / "skipped.txt", "\n".join([*images.skipped, ""]).encode(errors="surrogateescape"))
-    say(
-        f"{len(images.images):,} images of {height} × {width}, {'grey' if channels == 1 else 'RGB'}"
-        + (f", of {len(classes)} classes." if classes else ".")
-    )
-    return settings, images, run
+    return run
 
 
-def run_training(trainer: Trainer, run: RunFolder, *, quiet: bool = False) -> bool:
-    """Trains with a live line, a log and a loss curve in the run folder. Returns whether it came to its end.
+def _planned(settings: Config, given: set[str], out: Path, device: torch.device, world: World) -> Config:
+    """The settings with what was not given chosen for the images and the time, or as it was chosen for the run."""
+    from clearwater.training import RunFolder
+    from clearwater.training.planning import PLANNED, plan, shaped, with_settings
 
-    One of many processes that is quiet trains, and leaves the rest to the one that is not.
+    if (out / "config.toml").is_file():
+        before = RunFolder.open(out).config().model_dump()
+        names = [name.split(".") for name in PLANNED if name not in given]
+        return with_settings(settings, {f"{section}.{name}": before[section][name] for section, name in names})
+    if settings.training.minutes is None:
+        return shaped(settings, given)
+    with live_line("measuring", shown=world.first) as report:
+        made = plan(settings, given, settings.training.minutes, device, world, lambda text: report(0.0, text))
+    for reason in made.reasons if world.first else ():
+        say(reason)
+    return made.config
+
+
+def run_training(
+    trainer: Trainer,
+    run: RunFolder,
+    images: ImageSet | StreamedImages | None = None,
+    monitors: Sequence[Monitor] = (),
+    *,
+    quiet: bool = False,
+) -> bool:
+    """Trains with a live line, a log, pictures and a page in the run folder. Returns whether it came to its end.
+
+    One of many processes that is quiet trains, and leaves the rest to the one that is not. The model is looked at if
+    the `images` that it is trained on are given.
     """
-    from clearwater.pictures import plot_loss, write_picture
-    from clearwater.training import NotSaved, Progress, Saved, Stopped, WentBack
+    from clearwater.training import Stopped
 
     if quiet:
         with _interruption_stops(trainer):
@@ -148,43 +216,12 @@ def run_training(trainer: Trainer, run: RunFolder, *, quiet: bool = False) -> bo
         say(warning)
     parameters = sum(parameter.numel() for parameter in trainer.denoiser.network.parameters())
     say(f"{parameters / 1e6:.2f} M parameters." + (f" Going on from step {trainer.step}." if trainer.step else ""))
-    finished = False
     with live_line("training") as report, _interruption_stops(trainer):
+        watch = Watch(trainer, run, report, images, monitors)
         for event in trainer:
-            match event:
-                case Progress():
-                    left = event.seconds * (1 - event.fraction) / event.fraction
-                    report(
-                        event.fraction,
-                        f"step {event.step}  loss {event.loss:.4f}  {event.images_per_second:.0f} images/s  "
-                        f"{duration(left)} left",
-                    )
-                    run.log(
-                        {
-                            "step": event.step,
-                            "seconds": round(event.seconds, 3),
-                            "loss": event.loss,
-                            "learning_rate": event.learning_rate,
-                            "images_per_second": round(event.images_per_second, 1),
-                            "gradient_norm": event.gradient_norm,
-                        }
-                    )
-                case NotSaved():
-                    why = event.error.strerror or str(event.error)
-                    say(f"Step {event.step} could not be saved ({why}); training goes on, and tries again later.")
-                case WentBack():
-                    say(
-                        f"After step {event.failed}, {event.reason}: training goes on from step {event.step}, with "
-                        "images and noise in another order."
-                    )
-                case Saved():
-                    pass
-                case Stopped():
-                    finished = event.finished
-    entries = run.entries()
-    if entries:
-        write_picture(run.path / "loss.png", plot_loss(entries))
-    return finished
+            watch(event)
+    watch.close()
+    return watch.finished
 
 
 @contextmanager

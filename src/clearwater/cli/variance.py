@@ -10,7 +10,7 @@ from clearwater.cli.models import load_network, variance_folder
 from clearwater.cli.options import Device, Run
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import command, say
-from clearwater.cli.train import prepare, run_training
+from clearwater.cli.train import open_run, read, run_training
 
 __all__ = ["variance"]
 
@@ -56,7 +56,8 @@ def variance(
             "training": of_mean.training.model_copy(update=end),
         }
     )
-    settings, images, inner = prepare(settings, out)
+    settings, images = read(settings, out)
+    inner = open_run(settings, images, out)
     # Every level counts, whatever the mean was trained on most.
     objective = VarianceBound(mean, LowDiscrepancy())
     trainer = Trainer(settings, images, chosen, inner, objective)

@@ -1,151 +1,136 @@
-"""A set of images as one uint8 tensor, from a name or a path."""
+"""Images from a name, a path or a Python object: in memory, in a cache, or decoded when they are needed."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from importlib.resources import as_file, files
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
-from clearwater.data.folder import common_size, fit, read_folder
-from clearwater.data.idx import idx_part, is_idx, read_idx_images, read_idx_labels
-from clearwater.data.labels import read_labels
+from clearwater.data.arrays import ArraySource, NpySource, tensor_of
+from clearwater.data.built_in import BUILT_IN, BuiltInSource, Split
+from clearwater.data.cache import cached_images
+from clearwater.data.decoding import Shape, common_size, decoded_blocks, none_readable, own_shape
+from clearwater.data.image_set import ImageSet, pixel_values
+from clearwater.data.kinds import open_source, unseen_split
+from clearwater.data.reports import LoadReport
+from clearwater.data.sequence import Pictures
+from clearwater.data.sources import RandomAccess, Source
+from clearwater.data.streamed import StreamedImages
 from clearwater.errors import InputError
 
-__all__ = ["BUILT_IN", "ImageSet", "Split", "load_images", "pixel_values", "unseen_split"]
-
-BUILT_IN = "fashion-mini"
-_TRAINING_IMAGES = 9_000  # of the 10,000 built-in images, in the file's order
-
-_GARMENTS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
-
-Split = Literal["train", "held_out"]
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images of one size.
-
-    Attributes:
-        images: uint8, shape (N, C, H, W).
-        labels: the number of each image's class, int64, shape (N,), or None.
-        classes: the names of the classes, in the order of their numbers; empty without labels.
-        skipped: a sentence for each file that could not be read.
-    """
-
-    images: Tensor
-    labels: Tensor | None = None
-    classes: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        _, C, H, W = self.images.shape
-        return C, H, W
-
-    def digest(self, *, labels: bool = False) -> str:
-        """A hash of the images and their order, and of their classes if asked, by which a run knows its data again."""
-        content = hashlib.blake2b(repr(tuple(self.images.shape)).encode(), digest_size=16)
-        for first in range(0, len(self.images), 4096):
-            content.update(self.images[first : first + 4096].contiguous().numpy().data)
-        if labels and self.labels is not None:
-            content.update(repr((self.classes, self.labels.tolist())).encode())
-        return content.hexdigest()
-
-
-def pixel_values(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 pixels as values in [-1, 1], 2·pixel/255 - 1."""
-    return images.to(dtype) / 127.5 - 1
+__all__ = ["BUILT_IN", "ImageSet", "Split", "load_images", "pixel_values", "stream_images", "unseen_split"]
 
 
 def load_images(
-    source: str | Path,
+    source: str | Path | Pictures,
     *,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     split: Split = "train",
     labels: bool = False,
+    cache: Path | None = None,
+    report: LoadReport | None = None,
 ) -> ImageSet:
-    """The images of `fashion-mini`, of a folder and the folders in it, or of an IDX file.
+    """The images of `fashion-mini`, or of a source of any kind that `docs/data.md` describes.
 
     Args:
-        source: the built-in name, or a path: of a folder of images, of an IDX file of images (its labels beside it,
-            as MNIST has them), or of a folder with MNIST's train-images-idx3-ubyte.
-        size: (height, width). None keeps the images' own size if they share one of at most 64 pixels
-            a side, and is 32 × 32 otherwise.
+        source: the built-in name; a path, of a folder of images, of an archive or of a file; a pattern of shards; a
+            name on Hugging Face's hub; or Pillow images, with or without the numbers of their classes.
+        size: (height, width) to scale and crop to; None for the images' own if they share one of at most
+            64 × 64, 32 × 32 otherwise.
         channels: 1 (grey) or 3 (RGB); None for what the images have.
         split: "train", or "held_out": the built-in set has 9,000 and 1,000 images, as many of each
             class; in MNIST's folder t10k-images-idx3-ubyte is held out; any other is all for training.
-        labels: whether the images must have classes (labels.py, idx.py); the built-in ones always do.
+        labels: whether the images must have classes; the built-in ones always do.
+        cache: the folder to keep decoded images in, such as `default_cache()`, and to map them into memory from; None
+            to decode into memory. What is an array of this size already is not kept.
+        report: is told how it goes.
 
     Raises:
-        InputError: there is nothing to read there, no held-out part, or no classes.
+        InputError: there is nothing to read there, no held-out part, no classes, or too little room for the cache.
     """
+    _refuse_settings(size, channels)
+    report = report or LoadReport()
+    found = open_source(source, split)
+    if isinstance(found, ArraySource):
+        own_channels, *own_size = found.images.shape[1:]
+        size, channels = size or common_size([(own_size[0], own_size[1])]), channels or own_channels
+        if (channels, *size) == (own_channels, *own_size):
+            return _labelled(found, _as_they_are(found), (), labels=labels)
+    if cache is None or isinstance(found, BuiltInSource):
+        images, skipped = _in_memory(found, own_shape(found, size, channels), report)
+        return _labelled(found, images, skipped, labels=labels)
+    cached = cached_images(found, size, channels, cache, report)
+    return _labelled(found, tensor_of(cached.images), cached.skipped, labels=labels, digest=cached.digest)
+
+
+def stream_images(
+    source: str | Path | Pictures,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    labels: bool = False,
+) -> ImageSet | StreamedImages:
+    """The images to train on, decoded when they are needed: neither the memory nor the disk holds them all.
+
+    Arguments as in `load_images`. What is an array of this size already is as `load_images` gives it.
+
+    Raises:
+        InputError: there is nothing to read there, or not in any order; there are no classes.
+    """
+    _refuse_settings(size, channels)
+    found = open_source(source)
+    if isinstance(found, ArraySource):
+        return load_images(source, size=size, channels=channels, labels=labels)
+    if not isinstance(found, RandomAccess):
+        raise InputError(
+            f"'{found.title}' can only be read from its beginning to its end, and not image by image: leave out "
+            "--no-cache, so that its images are decoded once."
+        )
+    return StreamedImages(
+        found, own_shape(found, size, channels), found.labels(np.arange(len(found))) if labels else None
+    )
+
+
+def _refuse_settings(size: tuple[int, int] | None, channels: int | None) -> None:
     if channels not in (None, 1, 3):
         raise InputError(f"Images are read with 1 channel (grey) or 3 (RGB), not {channels}.")
     if size is not None and min(size) < 1:
         raise InputError(f"An image size is two whole numbers above zero, not {size[0]} × {size[1]}.")
-    if str(source) == BUILT_IN:
-        return _built_in(size, channels, split)
-    path = Path(source)
-    idx = idx_part(path, split) if path.is_dir() else path if path.is_file() and is_idx(path) else None
-    if idx is not None and (split == "train" or path.is_dir()):
-        return _of_idx(idx, size, channels, labels=labels)
-    if split != "train":
-        raise InputError(
-            f"Only {BUILT_IN}, and a folder with t10k-images-idx3-ubyte, has a held-out part: name a folder of other "
-            "images instead."
-        )
-    if not path.is_dir():
-        what = "is a file, and not one of images in IDX" if path.exists() else "does not exist"
-        raise InputError(
-            f"'{source}' {what}: give a folder of images, an IDX file, or {BUILT_IN} for the built-in ones."
-        )
-    images, paths, skipped = read_folder(path, size, channels)
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    if not labels:
-        return ImageSet(tensor, skipped=skipped)
-    return ImageSet(tensor, *read_labels(path, paths), skipped=skipped)
 
 
-def unseen_split(source: str | Path) -> Split:
-    """The part that a model is measured on: what was held out, or, where nothing is, all there is."""
-    held_out = str(source) == BUILT_IN or (Path(source).is_dir() and idx_part(Path(source), "held_out") is not None)
-    return "held_out" if held_out else "train"
+def _in_memory(source: Source, shape: Shape, report: LoadReport) -> tuple[Tensor, Sequence[tuple[int, str]]]:
+    images = torch.empty((len(source), *shape), dtype=torch.uint8)
+    skipped: list[tuple[int, str]] = []
+    n = 0
+    for block in decoded_blocks(source, shape):
+        images[n : n + len(block.images)] = torch.from_numpy(block.images)
+        n += len(block.images)
+        skipped += block.skipped
+        report.progress((block.first + block.items) / len(source))
+    if not n:
+        raise none_readable(source, skipped)
+    return images[:n], skipped
 
 
-def _built_in(size: tuple[int, int] | None, channels: int | None, split: Split) -> ImageSet:
-    with as_file(files("clearwater.data") / "fashion-mini.npz") as path, np.load(path) as stored:
-        images, labels = stored["images"], stored["labels"]
-    part = slice(None, _TRAINING_IMAGES) if split == "train" else slice(_TRAINING_IMAGES, None)
-    tensor = _as_asked(images[part, ..., np.newaxis], size, channels)
-    return ImageSet(tensor, torch.from_numpy(labels[part].astype(np.int64)), _GARMENTS)
+def _as_they_are(source: ArraySource) -> Tensor:
+    # Copied, unless they are mapped from a file: in memory they may be written to, and lie one after another.
+    return tensor_of(source.images if isinstance(source, NpySource) else np.array(source.images, order="C"))
 
 
-def _of_idx(path: Path, size: tuple[int, int] | None, channels: int | None, *, labels: bool) -> ImageSet:
-    images = read_idx_images(path)
-    _, height, width, _ = images.shape
-    tensor = _as_asked(images, size or common_size([(height, width)]), channels)
-    if not labels:
-        return ImageSet(tensor)
-    numbers = torch.from_numpy(read_idx_labels(path, len(images)).astype(np.int64))
-    return ImageSet(tensor, numbers, tuple(str(i) for i in range(int(numbers.max()) + 1)))
-
-
-def _as_asked(images: npt.NDArray[np.uint8], size: tuple[int, int] | None, channels: int | None) -> Tensor:
-    """Images of shape (N, H, W, C), which have one size, as a tensor of shape (N, C, H, W)."""
-    own = images.shape[3]
-    if (size or images.shape[1:3]) != images.shape[1:3] or (channels or own) != own:
-        mode = "L" if (channels or own) == 1 else "RGB"
-        seen = [Image.fromarray(image[..., 0] if own == 1 else image).convert(mode) for image in images]
-        images = np.stack([np.asarray(fit(image, size) if size else image) for image in seen])
-        images = images.reshape(*images.shape[:3], channels or own)
-    return torch.from_numpy(images.copy()).permute(0, 3, 1, 2).contiguous()
+def _labelled(
+    source: Source,
+    images: Tensor,
+    skipped: Sequence[tuple[int, str]],
+    *,
+    labels: bool,
+    digest: str | None = None,
+) -> ImageSet:
+    said = tuple(sentence for _, sentence in skipped)
+    if not labels and not isinstance(source, BuiltInSource):
+        return ImageSet(images, skipped=said, known_digest=digest)
+    numbers, classes = source.labels(np.delete(np.arange(len(source)), [i for i, _ in skipped]))
+    return ImageSet(images, numbers, classes, said, digest)

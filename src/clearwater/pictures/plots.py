@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ def plot_lengths(lengths: Sequence[float], losses: Sequence[float], distances: S
     return figure
 
 
-def plot_loss(entries: Sequence[dict[str, float]]) -> Figure:
+def plot_loss(entries: Sequence[Mapping[str, float]]) -> Figure:
     """The training loss over the steps: each report, and their running mean."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()

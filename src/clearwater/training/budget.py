@@ -17,8 +17,8 @@ _TRAPEZOID_END = 0.4
 class Budget(Protocol):
     """How far training has come: 0 at the start, 1 at the end."""
 
-    def fraction(self, step: int, seconds: float) -> float:
-        """The fraction done after `step` steps and `seconds` of training time."""
+    def fraction(self, step: int, seconds: float, reserve: float = 0.0) -> float:
+        """The fraction done after `step` steps and `seconds` of training time, if `reserve` seconds are kept back."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Steps:
 
     steps: int
 
-    def fraction(self, step: int, seconds: float) -> float:
+    def fraction(self, step: int, seconds: float, reserve: float = 0.0) -> float:
         return min(step / self.steps, 1.0)
 
 
@@ -37,8 +37,9 @@ class Minutes:
 
     minutes: float
 
-    def fraction(self, step: int, seconds: float) -> float:
-        return min(seconds / (60 * self.minutes), 1.0)
+    def fraction(self, step: int, seconds: float, reserve: float = 0.0) -> float:
+        # However long the rest takes, half of the time is for training.
+        return min(seconds / max(60 * self.minutes - reserve, 30 * self.minutes), 1.0)
 
 
 def budget(training: TrainingConfig) -> Budget:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
 
+import torch
+from torch import Tensor, nn
+
+from clearwater.errors import InputError
 from clearwater.learned_chain import LearnedChain
 
-__all__ = ["CHAIN", "trained_parameters"]
+__all__ = ["CHAIN", "begin_with", "trained_parameters"]
 
+_OF_CLASSES = "label."
 CHAIN = "chain."  # before the names of a learned chain's; the network's are as they are
 
 
@@ -15,3 +20,24 @@ def trained_parameters(network: nn.Module, chain: LearnedChain | None) -> dict[s
     """What training changes, by name: the parameters of the network, and of a chain if that is learned."""
     of_chain = chain.named_parameters() if chain is not None else ()
     return {**dict(network.named_parameters()), **{CHAIN + name: parameter for name, parameter in of_chain}}
+
+
+@torch.no_grad()
+def begin_with(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor] | None) -> None:
+    """Copies weights, if there are any; what knows of classes begins anew where these are others.
+
+    Raises:
+        InputError: the weights are of another network.
+    """
+    if weights is None:
+        return
+    for name, parameter in parameters.items():
+        found = weights.get(name)
+        if found is not None and found.shape == parameter.shape:
+            parameter.copy_(found)
+        elif not name.startswith(_OF_CLASSES):
+            there = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+            raise InputError(
+                f"The run to start from has another network: {name}, here of shape {tuple(parameter.shape)}, {there} "
+                "in it. Leave the settings of the model as they are there."
+            )

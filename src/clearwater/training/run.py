@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -176,18 +176,18 @@ class RunFolder:
         """The copies of averages that were kept on the way."""
         return Snapshots(self.path / "averages")
 
-    def log(self, entry: dict[str, float]) -> None:
+    def log(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to the log."""
         with self._log_path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, 2)
                 if file.read(1) != b"\n":  # a line that was torn when the machine went down
                     file.write(b"\n")
-            file.write(json.dumps(entry).encode() + b"\n")
+            file.write(json.dumps(dict(entry)).encode() + b"\n")
 
-    def entries(self) -> list[dict[str, float]]:
+    def entries(self) -> list[dict[str, Any]]:
         """The log, in the order of the steps; what an interruption made obsolete is left out."""
-        kept: list[dict[str, float]] = []
+        kept: list[dict[str, Any]] = []
         if self._log_path.is_file():
             for line in self._log_path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:

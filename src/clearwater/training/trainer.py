@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NoReturn
 
 import torch
+from torch import Tensor
 
 from clearwater.assembly import build_chain, build_denoiser, build_learned_chain, build_objective
 from clearwater.config import Config
-from clearwater.data import Batches, ImageSet
+from clearwater.data import Batches
+from clearwater.data.batches import Images
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import ClearwaterError, InputError
 from clearwater.objectives import Objective
@@ -24,7 +26,7 @@ from clearwater.training.ema import EMA
 from clearwater.training.events import Event, NotSaved, Progress, Saved, Stopped, WentBack
 from clearwater.training.guard import CHECK_STEPS, Guard
 from clearwater.training.optimization import Optimization
-from clearwater.training.parameters import CHAIN
+from clearwater.training.parameters import CHAIN, begin_with, trained_parameters
 from clearwater.training.run import RunFolder
 from clearwater.world import World
 
@@ -40,6 +42,12 @@ class Trainer:
     Every random number of a step is a function of the seed and the step, so a run that ends after
     `steps` and was interrupted anywhere has the same final bits as an unbroken one.
 
+    Attributes:
+        config, objective, device: of the run.
+        denoiser: the model with the weights in training.
+        step, seconds: steps done and training time, over all parts of the run.
+        reserve: seconds of a budget in minutes that are left for what comes after the last step.
+
     Args:
         config: the run; its data section says the channels of the images.
         data: the images.
@@ -47,31 +55,35 @@ class Trainer:
         run: the folder to keep checkpoints in, whose newest one is gone on from; None keeps nothing.
         objective: what to make small, in place of what the configuration says.
         world: the processes that train together, each with a trainer of its own; alone if None.
+        start: weights by name to begin with, such as another run's; random ones if None.
     """
 
     def __init__(
         self,
         config: Config,
-        data: ImageSet,
+        data: Images,
         device: torch.device,
         run: RunFolder | None = None,
         objective: Objective | None = None,
         world: World | None = None,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         training = config.training
         self.config = config
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.reserve = 0, 0.0, 0.0
         self._budget = budget(training)
         self._run = run
         self._world = World() if world is None else world
-        self._device = device
+        self.device = device
         self._stop = False
         self._data, self._data_digest = data, data.digest(labels=config.data.labels)
+        self._start = start
         self.denoiser = self._new()
         self._network = self.denoiser.network
-        self._objective = build_objective(config) if objective is None else objective
-        self._optimization = Optimization(config, self.denoiser, self._objective, device, self._world)
+        self.objective = build_objective(config) if objective is None else objective
+        self._optimization = Optimization(config, self.denoiser, self.objective, device, self._world)
         self._parameters = self._optimization.parameters
+        begin_with(self._parameters, start)
         self._averages = Averages(self._parameters, training, run.snapshots if run else None)
         self._guard, self._failures = Guard(), 0
         self._window, self._windowed = torch.zeros((), device=device), 0  # the losses since the guard looked at them
@@ -85,6 +97,11 @@ class Trainer:
     def images_seen(self) -> int:
         """Images trained on so far, each as often as it was seen."""
         return self.step * self.config.training.batch
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        return self._data.shape
 
     @property
     def ema(self) -> EMA:
@@ -105,27 +122,27 @@ class Trainer:
 
     def __iter__(self) -> Iterator[Event]:
         training = self.config.training
-        fraction = self._budget.fraction(self.step, self.seconds)
+        fraction = self._budget.fraction(self.step, self.seconds, self.reserve)
         resumed_at = self.step
         before, began = self.seconds, time.monotonic()
         reported_step, reported_at, saved_at = self.step, self.seconds, self.seconds
         self._network.train()
         stops = self._stop
-        while fraction < 1 and not stops:
+        while (fraction < 1 or self.step == 0) and not stops:  # a budget that was spent on the way here buys one step
             learning_rate = training.learning_rate * learning_rate_factor(training, self.step, fraction)
             fault = self._train_step(learning_rate)
             self.seconds = before + time.monotonic() - began
             report = self.seconds - reported_at >= _REPORT_SECONDS
             save = self._run is not None and self.seconds - saved_at >= 60 * training.save_minutes
             report, save, stops = self._agree(report=report, save=save)
-            passed, fraction = fraction, self._budget.fraction(self.step, self.seconds)
+            passed, fraction = fraction, self._budget.fraction(self.step, self.seconds, self.reserve)
             over = fraction >= 1 or stops
             seen = self._optimization.seen() if report or over else None
             lost = seen is not None and not math.isfinite(seen.loss)
             fault = fault or self._fault(closely=save or over or lost)
             if fault is not None:
                 yield self._go_back(fault)
-                fraction = self._budget.fraction(self.step, self.seconds)
+                fraction = self._budget.fraction(self.step, self.seconds, self.reserve)
                 reported_step, reported_at = self.step, self.seconds
                 continue
             if seen is not None:
@@ -172,9 +189,9 @@ class Trainer:
         """What the first process's clock says is due, and whether any process was asked to stop, in all of them."""
         if self._world.size == 1:
             return report, save, self._stop
-        of_clock = [self.seconds, report, save] if self._world.first else [0.0] * 3
-        seconds, due, kept, stops = self._world.sum(torch.tensor([*of_clock, self._stop], dtype=torch.float64)).tolist()
-        self.seconds = seconds
+        of_clock = [self.seconds, self.reserve, report, save] if self._world.first else [0.0] * 4
+        agreed = self._world.sum(torch.tensor([*of_clock, self._stop], dtype=torch.float64)).tolist()
+        self.seconds, self.reserve, due, kept, stops = agreed
         return due > 0, kept > 0, stops > 0
 
     def _fault(self, *, closely: bool) -> str | None:
@@ -233,7 +250,7 @@ class Trainer:
             self.config.training.batch,
             seed=derived_seed(self._seed, "data"),
             flip=self.config.data.flip,
-            device=self._device,
+            device=self.device,
         )
 
     def _update_chain(self) -> None:
@@ -247,14 +264,13 @@ class Trainer:
         """The denoiser with which training begins."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(self.config.training.seed, "weights"))
-            return build_denoiser(self.config, self._device)
+            return build_denoiser(self.config, self.device)
 
     def _beginning(self) -> Checkpoint:
         """The state before the first step."""
-        weights = {name: value.detach() for name, value in self._new().network.named_parameters()}
-        chain = build_learned_chain(self.config.chain)
-        if chain is not None:
-            weights |= {CHAIN + name: value.detach() for name, value in chain.named_parameters()}
+        parameters = trained_parameters(self._new().network, build_learned_chain(self.config.chain))
+        begin_with(parameters, self._start)
+        weights = {name: value.detach() for name, value in parameters.items()}
         return Checkpoint(Place(step=0, seconds=0.0, images=0, data=self._data_digest), weights, weights, {})
 
     def _newest(self) -> Checkpoint | None:
@@ -299,7 +315,7 @@ class Trainer:
             scaler=self._optimization.scaler(),
         )
         network = {name: value.detach() for name, value in self._parameters.items()}
-        times = self._objective.times.state()
+        times = self.objective.times.state()
         checkpoint = Checkpoint(
             place, self.ema.parameters, network, self._optimization.moments(), times, self._averages.state()
         )
@@ -320,7 +336,7 @@ class Trainer:
         self.step = place.step
         self._averages.load(checkpoint, first=self._world.first)
         if checkpoint.times:
-            self._objective.times.load(checkpoint.times)
+            self.objective.times.load(checkpoint.times)
         self._optimization.load(checkpoint)
         self._guard = Guard(place.losses)
         # Sums over the processes are of the first one's, who has all of it.

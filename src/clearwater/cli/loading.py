@@ -1,0 +1,74 @@
+"""Images for the commands: from the cache, with a word on what is being done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clearwater.cli.progress import Report, live_line, say
+
+if TYPE_CHECKING:
+    from clearwater.data import ImageSet, LoadReport
+    from clearwater.data.images import Split
+
+__all__ = ["load"]
+
+
+def load(
+    source: str,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    split: Split = "train",
+    labels: bool = False,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> ImageSet:
+    """`load_images`, with a cache in the given folder or the usual one, and a live line while it is made."""
+    from clearwater.data import default_cache, load_images
+
+    with _told(quiet=quiet) as report:
+        return load_images(
+            source,
+            size=size,
+            channels=channels,
+            split=split,
+            labels=labels,
+            cache=cache or default_cache(),
+            report=report,
+        )
+
+
+@contextmanager
+def _told(*, quiet: bool) -> Iterator[LoadReport]:
+    from clearwater.data import LoadReport
+
+    if quiet:
+        yield LoadReport()
+        return
+    with live_line("decoding") as line:
+        yield _report(LoadReport, line)
+
+
+def _report(base: type[LoadReport], line: Report) -> LoadReport:
+    class Told(base):  # type: ignore[valid-type, misc]  # its module loads torch, which `--help` does not need
+        def building(self, folder: Path, size: int) -> None:
+            say(f"Decoding once into '{folder}', {_megabytes(size)}; --no-cache decodes as it trains instead.")
+
+        def waiting(self, folder: Path) -> None:
+            say(f"Another process decodes into '{folder}': waiting for it.")
+
+        def progress(self, fraction: float) -> None:
+            line(fraction, "images")
+
+        def warn(self, sentence: str) -> None:
+            say(sentence)
+
+    told: LoadReport = Told()
+    return told
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.1f} MB"

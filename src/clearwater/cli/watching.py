@@ -1,0 +1,243 @@
+"""What a person sees of a run while it trains: the live line, the log, pictures, figures on unseen images, a page."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from clearwater.cli.loading import load
+from clearwater.cli.progress import Report, duration, say
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from clearwater.data import ImageSet, StreamedImages
+    from clearwater.denoisers import NetworkDenoiser
+    from clearwater.training import Event, Progress, RunFolder, Trainer
+    from clearwater.training.monitors import Monitor
+
+__all__ = ["Watch"]
+
+_SHARE = 0.02  # of the time, for looking
+_SOONEST = 15.0  # seconds between looks
+_PREVIEWED, _STEPS = 16, 20
+_UNSEEN = 256
+_BOUND_BY_PICTURE = 25  # what an estimate of the bound costs in such pictures: ten times the evaluations, in float32
+_ENDING = 1.5  # seconds for the last checkpoint, the loss curve and the page
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """What the model is looked at with.
+
+    Attributes:
+        seen: some training images, uint8.
+        unseen: images to measure on, uint8.
+        labels: of the unseen ones, if the model is told classes.
+        held_out: whether they are really unseen.
+    """
+
+    seen: Tensor
+    unseen: Tensor
+    labels: Tensor | None
+    held_out: bool
+
+
+class Watch:
+    """Takes in the events of a trainer.
+
+    Every so often it looks at the averaged model: samples from the same noise, the loss and the bound on unseen
+    images, a fresh page. A look takes what it takes, and the next one comes when that is 2% of the time since.
+
+    Args:
+        trainer: whose events they are.
+        run: where everything is written.
+        report: the live line.
+        images: what is trained on, if the model can be looked at; None for a network that is no model of images.
+        monitors: who else is told.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        run: RunFolder,
+        report: Report,
+        images: ImageSet | StreamedImages | None = None,
+        monitors: Sequence[Monitor] = (),
+    ) -> None:
+        self._trainer, self._run, self._report = trainer, run, report
+        self._images, self._monitors = images, monitors
+        self._sight = None if images is None else _sight(trainer, images)
+        self._cost, self._looked = 0.0, trainer.seconds
+        trainer.reserve = _ENDING
+        self.finished = False
+
+    def __call__(self, event: Event) -> None:
+        """Takes in an event."""
+        from clearwater.training import NotSaved, Progress, Stopped, WentBack
+
+        match event:
+            case Progress():
+                self._progress(event)
+            case NotSaved():
+                why = event.error.strerror or str(event.error)
+                say(f"Step {event.step} could not be saved ({why}); training goes on, and tries again later.")
+            case WentBack():
+                say(
+                    f"After step {event.failed}, {event.reason}: training goes on from step {event.step}, with images "
+                    "and noise in another order."
+                )
+            case Stopped():
+                self.finished = event.finished
+
+    def _progress(self, event: Progress) -> None:
+        left = event.seconds * (1 - event.fraction) / event.fraction
+        self._report(
+            event.fraction,
+            f"step {event.step}  loss {event.loss:.4f}  {event.images_per_second:.0f} images/s  {duration(left)} left",
+        )
+        entry: dict[str, Any] = {
+            "step": event.step,
+            "seconds": round(event.seconds, 3),
+            "loss": event.loss,
+            "learning_rate": event.learning_rate,
+            "images_per_second": round(event.images_per_second, 1),
+            "gradient_norm": event.gradient_norm,
+            "level_losses": [None if math.isnan(loss) else loss for loss in event.level_losses],
+            "memory_mb": round(_memory_mb(self._trainer.device), 1),
+        }
+        since = event.seconds - self._looked
+        if self._sight is not None and (event.fraction >= 1 or since >= max(_SOONEST, self._cost / _SHARE)):
+            entry |= self._look(event, self._sight)
+        self._run.log(entry)
+        for monitor in self._monitors:
+            monitor.scalars(
+                event.step, {name: value for name, value in entry.items() if isinstance(value, int | float)}
+            )
+        if "preview" in entry:
+            self._page()
+
+    def _look(self, event: Progress, sight: _Sight) -> dict[str, Any]:
+        """Makes a picture and measures; returns what the log is to say of it."""
+        from clearwater.data import ImageSet
+        from clearwater.evaluation.unseen import cheap_bound, objective_loss
+        from clearwater.files import write_atomically
+
+        began = time.monotonic()
+        model = self._trainer.averaged()
+        images = _samples(model, self._trainer)
+        path = self._run.path / "previews" / f"{event.step:09d}.png"
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, _png(images), durable=False)
+        if event.fraction >= 1 and isinstance(self._images, ImageSet):  # of a stream all would have to be decoded
+            write_atomically(self._run.path / "nearest.png", _nearest(images, self._images), durable=False)
+        for monitor in self._monitors:
+            monitor.picture(event.step, path)
+        pictured = time.monotonic() - began
+        figures: dict[str, Any] = {
+            "preview": path.name,
+            "unseen_images": "held_out" if sight.held_out else "train",
+            "unseen_loss": objective_loss(model, self._trainer.objective, sight.unseen, labels=sight.labels),
+        }
+        if _BOUND_BY_PICTURE * pictured < _SHARE * event.seconds:  # in a run of a few minutes it would not pay
+            bound = cheap_bound(model, sight.seen, sight.unseen[: _UNSEEN // 4])
+            figures |= {"bits_per_dim": bound.bits, "bits_per_dim_error": bound.error}
+        self._cost, self._looked = time.monotonic() - began, event.seconds
+        self._trainer.reserve = self._cost + _ENDING  # what comes after the last step is part of the time that is given
+        return figures
+
+    def _page(self) -> None:
+        from clearwater.evaluation.report import write_report
+
+        write_report(self._run)
+
+    def close(self) -> None:
+        """The loss curve and the page as they are at the end."""
+        from clearwater.pictures import plot_loss, write_picture
+
+        entries = self._run.entries()
+        if entries:
+            write_picture(self._run.path / "loss.png", plot_loss(entries))
+        if self._sight is not None:
+            self._page()
+        for monitor in self._monitors:
+            monitor.close()
+
+
+def _sight(trainer: Trainer, images: ImageSet | StreamedImages) -> _Sight:
+    import torch
+
+    from clearwater.data import unseen_split
+
+    data = trainer.config.data
+    split = unseen_split(data.source)
+    unseen = images
+    if split == "held_out":
+        unseen = load(data.source, size=data.size, channels=data.channels, split=split, labels=data.labels)
+
+    def some(of: ImageSet | StreamedImages) -> Tensor:
+        return torch.arange(min(_UNSEEN, len(of)))
+
+    labels = unseen.labels[:_UNSEEN] if data.labels and unseen.labels is not None else None
+    return _Sight(images.take(some(images)), unseen.take(some(unseen)), labels, split == "held_out")
+
+
+def _samples(model: NetworkDenoiser, trainer: Trainer) -> Tensor:
+    """Images from the same noise each time, one of each class in turn if the model is told classes."""
+    from collections import deque
+
+    import torch
+
+    from clearwater.denoisers import Clipped
+    from clearwater.pictures import to_uint8
+    from clearwater.randomness import ImageNoise
+    from clearwater.sampling import UniPC, sampling_states
+
+    data = trainer.config.data
+    if data.labels and data.classes:
+        labels = torch.arange(_PREVIEWED, device=trainer.device) % len(data.classes)
+        model = replace(model, labels=labels)
+    noise = ImageNoise(0, range(_PREVIEWED), trainer.image_shape, trainer.device)
+    chain = model.chain.strided(min(_STEPS, model.chain.T))
+    return to_uint8(deque(sampling_states(Clipped(model), noise, chain, UniPC()), maxlen=1).pop().x)
+
+
+def _png(images: Tensor, columns: int | None = None) -> bytes:
+    import io
+
+    from clearwater.pictures import enlarged, grid
+
+    content = io.BytesIO()
+    enlarged(grid(images, columns)).save(content, "png")
+    return content.getvalue()
+
+
+def _nearest(images: Tensor, data: ImageSet) -> bytes:
+    """Samples, and under each the training image that is nearest."""
+    import torch
+
+    from clearwater.evaluation.nearest import nearest
+
+    index, _ = nearest(images, data.images)
+    half = len(images) // 2
+    rows = [images[:half], data.images[index[:half]], images[half:], data.images[index[half:]]]
+    return _png(torch.cat(rows), columns=half)
+
+
+def _memory_mb(device: torch.device) -> float:
+    """The most memory that was used at once: of the GPU if that is where the model is, else of the process."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,78 @@
+"""A set of images as one uint8 tensor, in memory or mapped from a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+__all__ = ["ImageSet", "digest_of", "digest_with_labels", "pixel_values"]
+
+_AT_ONCE = 4096  # images
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one size.
+
+    Attributes:
+        images: uint8, shape (N, C, H, W); where they lie in a cache or a .npy file, writing to them ends the process.
+        labels: the number of each image's class, int64, shape (N,), or None.
+        classes: the names of the classes, in the order of their numbers; empty without labels.
+        skipped: a sentence for each file that could not be read.
+        known_digest: what `digest()` is, where that is known without reading the images.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    known_digest: str | None = field(default=None, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        _, C, H, W = self.images.shape
+        return C, H, W
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index: Tensor) -> Tensor:
+        """The images of these numbers, int64 of shape (B,): uint8, shape (B, C, H, W), contiguous, on the CPU."""
+        # Ten times as fast as images[index], and contiguous even where the images are not.
+        return self.images.index_select(0, index.cpu()).contiguous()
+
+    def digest(self, *, labels: bool = False) -> str:
+        """A hash of the images and their order, and of their classes if asked, by which a run knows its data again."""
+        of_images = self.known_digest or digest_of(tuple(self.images.shape), self._parts())
+        return digest_with_labels(of_images, self.labels, self.classes) if labels else of_images
+
+    def _parts(self) -> Iterator[bytes | memoryview]:
+        for first in range(0, len(self.images), _AT_ONCE):
+            yield self.images[first : first + _AT_ONCE].contiguous().numpy().data
+
+
+def digest_of(shape: tuple[int, ...], parts: Iterator[bytes | memoryview]) -> str:
+    """A hash of images and their order: of shape (N, C, H, W), in consecutive parts."""
+    content = hashlib.blake2b(repr(shape).encode(), digest_size=16)
+    for part in parts:
+        content.update(part)
+    return content.hexdigest()
+
+
+def digest_with_labels(of_images: str, labels: Tensor | None, classes: tuple[str, ...]) -> str:
+    """A hash of images, by their own, and of their classes and these classes' names; theirs alone without any."""
+    if labels is None:
+        return of_images
+    content = hashlib.blake2b(of_images.encode(), digest_size=16)
+    content.update(repr((classes, labels.tolist())).encode())
+    return content.hexdigest()
+
+
+def pixel_values(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 pixels as values in [-1, 1], 2·pixel/255 - 1."""
+    return images.to(dtype) / 127.5 - 1

@@ -1,0 +1,198 @@
+"""The report of a run: one HTML page that needs nothing else, made of the run folder alone.
+
+It is made again and again during training, so it costs little: charts are thinned and drawn as SVG (report_svg.py),
+no weights are read, and of the pictures all but the newest are made small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from clearwater import __version__
+from clearwater.config import Config
+from clearwater.errors import ClearwaterError, InputError
+from clearwater.evaluation.report_charts import charts, of_which_images, window
+from clearwater.evaluation.report_pictures import nearest, samples
+from clearwater.evaluation.report_series import Log, running_mean
+from clearwater.evaluation.report_settings import commands, settings_tables
+from clearwater.evaluation.report_svg import figures
+from clearwater.files import write_atomically
+from clearwater.training.budget import budget
+from clearwater.training.checkpoint import Place, TornError, read_place
+from clearwater.training.run import RunFolder
+
+__all__ = ["report_page", "write_report"]
+
+_NAMED = 50  # skipped files
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """How far a run is.
+
+    Attributes:
+        step: the last one that was reported or kept.
+        seconds: training time until then.
+        fraction: of the way to the end, 0 to 1; None if the settings name none.
+        kept: the newest checkpoint's place, or None.
+    """
+
+    step: int
+    seconds: float
+    fraction: float | None
+    kept: Place | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether training came to its end."""
+        return self.fraction is not None and self.fraction >= 1
+
+
+def write_report(run: RunFolder, out: Path | None = None) -> Path:
+    """Writes the report of a run, whole or not at all. Returns where.
+
+    Args:
+        run: the run, of which config.toml is all that has to be there.
+        out: the file; report.html in the run folder if None.
+    """
+    path = run.path / "report.html" if out is None else out
+    # A name may be bytes that are no text; and what the next report replaces need not outlive a machine.
+    write_atomically(path, report_page(run).encode(errors="replace"), durable=False)
+    return path
+
+
+def report_page(run: RunFolder) -> str:
+    """The report of a run as HTML without any reference to another file or address."""
+    config, log = run.config(), Log.of(run.entries())
+    progress = _progress(run.path, config, log)
+    folder = run.path.resolve()
+    averages = sum(path.stem.isdecimal() for path in (folder / "averages").glob("*.safetensors"))
+    drawn = charts(log, config)
+    body = (
+        _head(folder, config, log, progress),
+        _section("Samples", samples(folder)),
+        _section("Training", f'<div class="charts">{drawn}</div>' if drawn else "<p>Nothing was logged yet.</p>"),
+        _section("Nearest training images", nearest(folder)),
+        _section("What next", commands(folder, config, finished=progress.finished, averages=averages > 0)),
+        _section(
+            "Settings",
+            "<p class=\"soft\">Marked: what differs from the schema's default, which is Ho's model of CIFAR-10.</p>"
+            + settings_tables(config),
+        ),
+        _section("Skipped files", _skipped(folder)),
+        f"<footer>Written by clearwater {escape(__version__)} from the run folder alone; it refers to nothing outside "
+        f"this file. {averages:,} copies of averages are kept.</footer>",
+    )
+    style, script = ((files("clearwater.evaluation") / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # Whatever a hostile name might bring in, the browser asks for nothing.
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+        f"<title>{escape(folder.name)} · clearwater</title>\n<style>\n{style}</style></head>\n"
+        f"<body><main>{''.join(body)}</main>\n<script>\n{script}</script></body></html>\n"
+    )
+
+
+def _progress(path: Path, config: Config, log: Log) -> _Progress:
+    kept = _newest_place(path)
+    step, seconds = (int(log.steps[-1]), log.last("seconds") or 0.0) if len(log.steps) else (0, 0.0)
+    if kept is not None and kept.step >= step:
+        step, seconds = kept.step, kept.seconds
+    try:
+        fraction = budget(config.training).fraction(step, seconds)
+    except InputError:  # a configuration that was written by hand
+        fraction = None
+    return _Progress(step, seconds, fraction, kept)
+
+
+def _newest_place(path: Path) -> Place | None:
+    """How far the newest checkpoint is that can be read; `path` may itself be one. No weights are read."""
+    folders = [folder for folder in (path / "checkpoints").glob("[0-9]*") if folder.name.isdecimal()]
+    for folder in [path, *sorted(folders, reverse=True)]:
+        try:
+            return read_place(folder)
+        except (TornError, ClearwaterError):
+            continue
+    return None
+
+
+def _head(folder: Path, config: Config, log: Log, progress: _Progress) -> str:
+    data, training = config.data, config.training
+    kinds = {1: "grey", 3: "RGB", None: "images"}[data.channels]
+    size = "" if data.size is None else f"{data.size[0]} × {data.size[1]}, "
+    classes = f", {len(data.classes):,} classes" if data.labels and data.classes else ""
+    time, unit = _time(progress.seconds)
+    of_time = "" if training.minutes is None else f" of {' '.join(_time(60 * training.minutes))}"
+    of_steps = "" if training.steps is None else f" of {training.steps:,}"
+    tiles = [
+        ("Steps", f"{progress.step:,}", of_steps),
+        ("Images seen", f"{progress.step * training.batch:,}", ""),
+        ("Training time", time, f" {unit}{of_time}"),
+    ]
+    speed, loss, bits = (log.last(name) for name in ("images_per_second", "unseen_loss", "bits_per_dim"))
+    if speed is not None:
+        tiles.append(("Speed, last report", figures(speed), " images/s"))
+    means = running_mean(log.column("loss"), window(log))
+    if len(means) and means[-1] == means[-1]:
+        tiles.append(("Loss", figures(means[-1]), f" mean of {window(log):,}"))
+    if loss is not None:
+        tiles.append((f"Loss of {of_which_images(log)}", figures(loss), ""))
+    if bits is not None:
+        error = log.last("bits_per_dim_error")
+        tiles.append((f"Bound, {of_which_images(log)}", figures(bits), "" if error is None else f" ± {figures(error)}"))
+    shown = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{value}<small>{escape(more)}</small></dd></div>"
+        for name, value, more in tiles
+    )
+    return (
+        f'<header><h1>{escape(folder.name)}</h1><p class="soft">Trained on {escape(data.source)}: '
+        f'{size}{kinds}{classes}.</p>{_state(folder, progress)}<dl class="tiles">{shown}</dl></header>'
+    )
+
+
+def _state(folder: Path, progress: _Progress) -> str:
+    """Whether training is finished, and when it was last heard of."""
+    percent = 100 * (progress.fraction or 0.0)
+    state = "Finished." if progress.finished else f"{percent:.0f}% of the way."
+    if progress.fraction is None:
+        state = "The settings name no end."
+    log = folder / "log.jsonl"
+    heard = (
+        f" Last report {datetime.fromtimestamp(log.stat().st_mtime).astimezone():%Y-%m-%d %H:%M %Z}."
+        if log.is_file()
+        else ""
+    )
+    kept = "No checkpoint yet." if progress.kept is None else f"Last checkpoint after step {progress.kept.step:,}."
+    bar = (
+        f'<div class="bar-of-progress" role="progressbar" aria-label="Training" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{percent:.0f}"><i style="width:{percent:.1f}%"></i></div>'
+    )
+    return f"{bar}<p>{state}{heard} {kept}</p>"
+
+
+def _skipped(folder: Path) -> str:
+    path = folder / "skipped.txt"
+    names = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
+    if not names:
+        return ""
+    more = f"<li>… and {len(names) - _NAMED:,} more, in skipped.txt</li>" if len(names) > _NAMED else ""
+    listed = "".join(f"<li>{escape(name)}</li>" for name in names[:_NAMED])
+    return f"<p>{len(names):,} broken files were not trained on:</p><ul>{listed}{more}</ul>"
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>\n" if content else ""
+
+
+def _time(seconds: float) -> tuple[str, str]:
+    """A duration in the largest unit that it has one of: the number and the unit."""
+    for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g}", name
+    return f"{seconds:.0f}", "s"

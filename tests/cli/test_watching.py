@@ -1,0 +1,113 @@
+"""What is seen of a run in training: pictures, figures on unseen images, and how much time they may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clearwater import Clipped, UniPC, load_denoiser, sample
+from clearwater.cli import run, watching
+from clearwater.config import Config
+from clearwater.data import load_images
+from clearwater.evaluation.nearest import nearest
+from clearwater.pictures import enlarged, grid, to_uint8
+from clearwater.training import RunFolder
+from clearwater.training import trainer as trainer_module
+
+
+@pytest.fixture(scope="module")
+def watched(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the built-in images that was looked at after every step."""
+    home = tmp_path_factory.mktemp("watched")
+    (home / "tiny.toml").write_text(tiny("data.size=28", "training.steps=4", "chain.levels=30").to_toml())
+    options = ["--out", str(home / "run"), "--config", str(home / "tiny.toml"), "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "_REPORT_SECONDS", 0.0)
+        patch.setattr(watching, "_SOONEST", 0.0)
+        patch.setattr(watching, "_SHARE", math.inf)
+        assert run(["train", "fashion-mini", *options]) == 0
+    return home / "run"
+
+
+def test_the_last_picture_is_of_the_model_that_was_saved(watched: Path) -> None:
+    assert sorted(path.name for path in (watched / "previews").iterdir()) == [f"{i:09d}.png" for i in (1, 2, 3, 4)]
+    model = load_denoiser(watched, "cpu")
+    made = to_uint8(sample(Clipped(model), 16, (1, 28, 28), chain=model.chain.strided(20), stepper=UniPC()))
+    shown = np.asarray(Image.open(watched / "previews" / "000000004.png"))
+    np.testing.assert_array_equal(shown, np.asarray(enlarged(grid(made))))
+    data = load_images("fashion-mini").images
+    index, _ = nearest(made, data)
+    rows = torch.cat([made[:8], data[index[:8]], made[8:], data[index[8:]]])
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(watched / "nearest.png")), np.asarray(enlarged(grid(rows, columns=8)))
+    )
+
+
+def test_the_log_says_what_was_seen(watched: Path) -> None:
+    entries = RunFolder.open(watched).entries()
+    assert [entry["step"] for entry in entries] == [1, 2, 3, 4]
+    for entry in entries:
+        assert entry["preview"] == f"{entry['step']:09d}.png"
+        assert entry["unseen_images"] == "held_out"
+        assert 0.3 < entry["unseen_loss"] < 3
+        assert entry["bits_per_dim"] > 1
+        assert entry["bits_per_dim_error"] > 0
+        assert entry["gradient_norm"] > 0
+        assert len(entry["level_losses"]) == 10
+        assert all(loss is None or loss > 0 for loss in entry["level_losses"])
+        assert entry["memory_mb"] > 50
+    assert len({entry["unseen_loss"] for entry in entries}) == 4
+    assert (watched / "report.html").stat().st_size > 1000
+
+
+def test_looking_takes_its_share_of_the_time_and_no_more(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock of its own: a report a second, and a look that takes three."""
+    config = tiny("training.steps=400")
+    now = [0.0]
+    looks = []
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            now[0] += 0.25  # the trainer asks once a step
+            return now[0]
+
+    def look(self: watching.Watch, event: object, sight: object) -> dict[str, object]:
+        looks.append(event.seconds)
+        now[0] += 3
+        self._cost, self._looked = 3.0, event.seconds
+        return {}
+
+    monkeypatch.setattr(trainer_module, "time", Clock)
+    monkeypatch.setattr(watching.Watch, "_look", look)
+    (tmp_path / "tiny.toml").write_text(config.to_toml())
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((8, 8), 60 * i, np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    options = ["--out", str(tmp_path / "run"), "--config", str(tmp_path / "tiny.toml"), "--steps", "4000"]
+    assert run(["train", str(tmp_path / "images"), *options, "--device", "cpu"]) == 0
+    between = np.diff(looks[:-1])  # the last look is at the end, whenever the one before was
+    assert len(between) >= 3
+    assert between[0] >= 150
+    assert all(150 <= seconds < 160 for seconds in between)
+    assert 15 <= looks[0] < 25  # the command's own start counts too
+
+
+def test_training_images_are_measured_where_nothing_is_held_out(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(tiny("training.steps=2").to_toml())
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((8, 8), 60 * i, np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    options = ["--out", str(tmp_path / "run"), "--config", str(tmp_path / "tiny.toml"), "--device", "cpu"]
+    assert run(["train", str(tmp_path / "images"), *options]) == 0
+    (entry,) = [each for each in RunFolder.open(tmp_path / "run").entries() if "preview" in each]
+    assert (entry["step"], entry["unseen_images"]) == (2, "train")
+    assert "bits_per_dim" not in entry  # in two steps there is no time for it
