@@ -9,6 +9,7 @@ import torch
 
 from clearwater.chains import Chain, chain
 from clearwater.config import ChainConfig, Config, ObjectiveConfig
+from clearwater.data.augmentation import AUGMENTED
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.learned_chain import LearnedChain
@@ -211,6 +212,7 @@ def build_denoiser(config: Config, device: torch.device) -> NetworkDenoiser:
         model.patch,
         config.data.channels * (2 if config.chain.variance == "learned_range" else 1),
         len(config.data.classes) if config.data.labels and config.data.classes else None,
+        AUGMENTED if config.data.augment else 0,
     )
     network.recompute = config.training.recompute
     levels = build_chain(config.chain)

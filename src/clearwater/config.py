@@ -60,6 +60,13 @@ class DataConfig(_Section):
     )
     channels: Literal[1, 3] | None = _setting(None, "1 grey, 3 RGB; unset: what the images have")
     flip: bool = _setting(False, "mirror each image left to right half of the time")
+    augment: float = _setting(
+        0.0,
+        "probability of scaling, turning, stretching and moving an image, of which the network is told so that it does "
+        "not draw such images; 0.1 to 0.3 for few photographs; replaces flip",
+        ge=0,
+        le=1,
+    )
     labels: bool = _setting(False, "whether the network is told the class of each image")
     classes: tuple[str, ...] | None = _setting(None, "names of the classes; unset: what the data has")
 

@@ -62,6 +62,8 @@ class NetworkDenoiser(Denoiser):
         weights: which of a run's weights these are, ema or raw; "given" for a network that was passed in.
         labels: the class of each image, int64, shape (B,), which the network is told as a third argument; None tells
             it nothing.
+        augmented: how each image was augmented (data/augmentation.py), shape (B, AUGMENTED), which the network is told
+            as a fourth argument; None for not at all.
     """
 
     network: nn.Module
@@ -71,6 +73,7 @@ class NetworkDenoiser(Denoiser):
     autocast: torch.dtype | None = None
     weights: str = "given"
     labels: Tensor | None = None
+    augmented: Tensor | None = None
 
     def describe(self) -> dict[str, object]:
         return {**super().describe(), "weights": self.weights}
@@ -88,7 +91,10 @@ class NetworkDenoiser(Denoiser):
         else:
             time = t.time.to(device=x.device, dtype=precise, non_blocking=True)
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            y: Tensor = self.network(x, time) if self.labels is None else self.network(x, time, self.labels)
+            told: tuple[Tensor | None, ...] = (self.labels, self.augmented)
+            while told and told[-1] is None:  # a network that knows nothing of them need not take them
+                told = told[:-1]
+            y: Tensor = self.network(x, time, *told)
         return y.to(x_t.dtype)
 
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:

@@ -53,6 +53,7 @@ def variance(
         update={
             "chain": of_mean.chain.model_copy(update=levels),
             "objective": of_mean.objective.model_copy(update={"loss": "variance"}),
+            "data": of_mean.data.model_copy(update={"augment": 0.0}),  # of which the mean would have to be told
             "training": of_mean.training.model_copy(update=end),
         }
     )

@@ -104,11 +104,18 @@ def _progress(path: Path, config: Config, log: Log) -> _Progress:
     step, seconds = (int(log.steps[-1]), log.last("seconds") or 0.0) if len(log.steps) else (0, 0.0)
     if kept is not None and kept.step >= step:
         step, seconds = kept.step, kept.seconds
+    return _Progress(step, seconds, _fraction(config, log, step, seconds), kept)
+
+
+def _fraction(config: Config, log: Log, step: int, seconds: float) -> float | None:
+    """How far a run is: as it said itself, since of its minutes it keeps some back for the end, or as it seems."""
+    said = Log.of(log.entries[-1:]).last("fraction")
+    if said is not None:
+        return min(max(said, 0.0), 1.0)
     try:
-        fraction = budget(config.training).fraction(step, seconds)
+        return budget(config.training).fraction(step, seconds)
     except InputError:  # a configuration that was written by hand
-        fraction = None
-    return _Progress(step, seconds, fraction, kept)
+        return None
 
 
 def _newest_place(path: Path) -> Place | None:

@@ -38,7 +38,7 @@ def nearest(folder: Path) -> str:
     picture = _picture(folder / "nearest.png", _WIDE)
     if picture is None:
         return ""
-    return _figure(picture, "Samples, and the training images nearest to them: two that are the same are a copy.")
+    return _figure(picture, "Samples, under each the training image nearest to it: two that are the same are a copy.")
 
 
 def _figure(picture: str, caption: str) -> str:

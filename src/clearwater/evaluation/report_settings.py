@@ -31,7 +31,8 @@ def commands(folder: Path, config: Config, *, finished: bool, averages: bool) ->
         averages: whether copies of averages were kept.
     """
     run, source, training = str(folder), config.data.source, config.training
-    go_on = ["train", source, "--out", run, "--config", str(folder / "config.toml"), *_recipe(folder, config)]
+    go_on = ["train", source, "--out", run, "--config", str(folder / "config.toml")]
+    go_on += ["--from", training.start] if training.start is not None else _recipe(folder, config)
     if finished and training.steps is not None:
         go_on += ["--steps", str(2 * training.steps)]
     elif finished and training.minutes is not None:

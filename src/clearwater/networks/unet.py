@@ -58,6 +58,7 @@ class UNet(nn.Module):
         out_channels: channels of y; None for the image's. A learned range takes twice as many.
         classes: how many classes `labels` may name; None for a network that knows no classes. The label after the
             last class stands for none.
+        augmented: how many numbers say how an image was augmented; 0 for a network that is never told.
 
     Attributes:
         recompute: whether the backward pass computes the inside of each stage again instead of keeping it.
@@ -76,6 +77,7 @@ class UNet(nn.Module):
         patch: int = 1,
         out_channels: int | None = None,
         classes: int | None = None,
+        augmented: int = 0,
     ) -> None:
         super().__init__()
         if any(level not in range(len(multipliers)) for level in attention):
@@ -95,6 +97,7 @@ class UNet(nn.Module):
         self.time = TimeEmbedding(channels, features)
         self.classes = classes
         self.label = None if classes is None else nn.Embedding(classes + 1, features)
+        self.augmented = nn.Linear(augmented, features, bias=False) if augmented else None
         self.first = nn.Conv2d(pixels, channels, 3, padding=1)
 
         def stage(inputs: int, outputs: int, attends: bool) -> _Stage:
@@ -141,8 +144,12 @@ class UNet(nn.Module):
                 parameter.data = torch.empty_like(parameter.data, memory_format=layout).copy_(parameter.data)
         return self
 
-    def _embedded(self, time: Tensor, labels: Tensor | None) -> Tensor:
+    def _embedded(self, time: Tensor, labels: Tensor | None, augmented: Tensor | None) -> Tensor:
         embedding: Tensor = self.time(time)
+        if augmented is not None:
+            if self.augmented is None:
+                raise InputError("This network is not told of augmentation: train it with data.augment above 0.")
+            embedding = embedding + self.augmented(augmented)  # zeros, or nothing told, say as it is
         if self.label is None:
             if labels is not None:
                 raise InputError("This network knows no classes: train it with labels, or leave the classes out.")
@@ -165,13 +172,13 @@ class UNet(nn.Module):
             return again
         return computed(embedding, *parts)
 
-    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None, augmented: Tensor | None = None) -> Tensor:
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.divisor, 0, -height % self.divisor))
         if self.patch > 1:
             x = F.pixel_unshuffle(x, self.patch)
         # Every residual block begins with SiLU of the embedding; it is the same for all.
-        embedding = F.silu(self._embedded(time, labels))
+        embedding = F.silu(self._embedded(time, labels, augmented))
         h = self.first(x)
         skips = [h]
         for module in self.down:

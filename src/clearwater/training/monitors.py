@@ -93,10 +93,10 @@ class _Sent:
     def __init__(self, library: Any, session: Any, run: RunFolder) -> None:
         self._library, self._session = library, session
         entries = run.entries()
-        self._step = int(entries[-1]["step"]) if entries else -1
+        self._step = int(entries[-1]["step"]) + 1 if entries else 0  # the first that is new
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        if step > self._step:
+        if step >= self._step:
             self._step = step
             self._session.log(dict(values), step=step)
 

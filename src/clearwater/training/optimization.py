@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clearwater.assembly import build_learned_chain
 from clearwater.config import Config
 from clearwater.data import Batches
+from clearwater.data.augmentation import augmented
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import ClearwaterError
 from clearwater.levels import scale
@@ -126,8 +127,13 @@ class Optimization:
                         denoiser = replace(denoiser, chain=self.learned_chain.chain())  # anew, with its gradients
                     if labels is not None:
                         denoiser = replace(denoiser, labels=labels[at])
+                    x_0 = self.batches(step, rows)
+                    if self._config.data.augment:
+                        changes = RowStreams(derived_seed(seed, "augmentation", step), rows)
+                        x_0, done = augmented(x_0, self._config.data.augment, changes)
+                        denoiser = replace(denoiser, augmented=done)
                     noise = RowStreams(derived_seed(seed, "noise", step), rows)
-                    loss = self._objective.at(denoiser, self.batches(step, rows), k[at], noise)
+                    loss = self._objective.at(denoiser, x_0, k[at], noise)
                     # Gradients are the mean over processes, and this the process's part of the batch's mean.
                     mean = scale(weight[at], loss).sum() * (self._world.size / training.batch)
                     with ends_of_others():

@@ -36,7 +36,16 @@ __all__ = ["RunFolder"]
 
 _KEPT = 2
 _ENDS = ("training.steps ", "training.minutes ")
-_OF_WEIGHTS = ("model.", "chain.", "data.size", "data.channels", "data.labels", "data.classes", "objective.target")
+_OF_WEIGHTS = (
+    "model.",
+    "data.augment",
+    "chain.",
+    "data.size",
+    "data.channels",
+    "data.labels",
+    "data.classes",
+    "objective.target",
+)
 
 Read = TypeVar("Read")
 

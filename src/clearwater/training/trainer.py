@@ -249,7 +249,7 @@ class Trainer:
             self._data,
             self.config.training.batch,
             seed=derived_seed(self._seed, "data"),
-            flip=self.config.data.flip,
+            flip=self.config.data.flip and not self.config.data.augment,  # which mirrors too, and tells
             device=self.device,
         )
 
