@@ -14,7 +14,8 @@ from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.interpolation import interpolated, spread_levels
 from clearwater.likelihood import Bound, batched, bound, chain_of, evaluated_term, on_grid, prior_term
-from clearwater.randomness import generator
+from clearwater.randomness import RowStreams, derived_seed, generator
+from clearwater.world import World
 
 __all__ = ["estimate_bound"]
 
@@ -29,6 +30,7 @@ def estimate_bound(
     seed: int = 0,
     batch: int = 256,
     progress: Callable[[float], None] | None = None,
+    world: World | None = None,
 ) -> Bound:
     """An unbiased estimate of `bound` from about `budget` network evaluations.
 
@@ -46,16 +48,20 @@ def estimate_bound(
         seed: of the levels and the noise.
         batch: images at a time.
         progress: is told the fraction done.
+        world: the processes that share the images, of which each has all; alone if None.
 
     Raises:
         InputError: the data is off the 8-bit grid, or the budget is under 5 evaluations an image.
     """
+    world = World() if world is None else world
     chain = chain_of(denoiser, chain)
     decoder = DiscretizedDecoder() if decoder is None else decoder
     x_0 = on_grid(x_0)
     K, N = chain.T, len(x_0)
     if budget >= K * N:  # enough for all of it
-        return bound(denoiser, x_0, chain=chain, decoder=decoder, seed=seed, batch=batch, progress=progress)
+        return bound(
+            denoiser, x_0, chain=chain, decoder=decoder, seed=seed, batch=batch, progress=progress, world=world
+        )
     pilot = budget // 10 if K > 2 else 0
     m = (budget - pilot) // (2 * N) - 1  # levels above the first, an image and a half
     if m < 1:
@@ -70,11 +76,11 @@ def estimate_bound(
         u = (torch.rand(N, 1, generator=rng, dtype=torch.float64) + torch.arange(m)) / m
         drawn = torch.searchsorted(cumulative, u.clamp(max=float(cumulative[-1]) * (1 - 1e-12)))  # (N, m), from 0
         for j in range(m + 1):
-            for first, part in batched(x_0, batch):
-                own = slice(first, first + len(part))
+            for rows, part in batched(x_0, batch, world):
+                own = slice(rows.start, rows.stop)
                 k = torch.ones(len(part), dtype=torch.long) if j == m else drawn[own, j] + 2
-                noise = generator(seed, "half", half, j, first, device=x_0.device)
-                value = evaluated_term(denoiser, part, chain.pair(k), decoder, noise).cpu()
+                eps = RowStreams(derived_seed(seed, "half", half, j), rows).normal(part)
+                value = evaluated_term(denoiser, part, eps, chain.pair(k), decoder).cpu()
                 if j == m:
                     decoders[half, own] = value
                 else:
@@ -83,6 +89,7 @@ def estimate_bound(
                     kl.index_add_(0, k - 2, weighted / (2 * N))
             if progress is not None:
                 progress((half * (m + 1) + j + 1) / (2 * (m + 1)))
+    halves, decoders, kl = world.sum(halves), world.sum(decoders), world.sum(kl)
     bits = 1 / (x_0[0].numel() * math.log(2))
     difference = (halves + decoders)[0] - (halves + decoders)[1]
     return Bound(
@@ -114,10 +121,12 @@ def _proposal(
     sizes = []
     for k in spots:
         images = x_0[torch.randint(len(x_0), (each,), generator=rng).to(x_0.device)]
-        noise = torch.Generator(x_0.device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
+        noise = int(torch.randint(2**62, (), generator=rng))
         values = [
-            evaluated_term(denoiser, part, chain.pair(int(k)), DiscretizedDecoder(), noise).cpu()
-            for _, part in batched(images, batch)
+            evaluated_term(
+                denoiser, part, RowStreams(noise, rows).normal(part), chain.pair(int(k)), DiscretizedDecoder()
+            ).cpu()
+            for rows, part in batched(images, batch)
         ]
         sizes.append(float(torch.cat(values).square().mean().sqrt()))
     log_k = torch.arange(2, K + 1, dtype=torch.float64).log()

@@ -22,7 +22,8 @@ from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
 from clearwater.levels import Pair
 from clearwater.process import marginal, posterior
-from clearwater.randomness import generator
+from clearwater.randomness import RowStreams, derived_seed
+from clearwater.world import World
 
 __all__ = [
     "Bound",
@@ -122,6 +123,7 @@ def bound(
     seed: int = 0,
     batch: int = 256,
     progress: Callable[[float], None] | None = None,
+    world: World | None = None,
 ) -> Bound:
     """The bound with every level evaluated once for every image.
 
@@ -130,27 +132,29 @@ def bound(
         x_0: 8-bit data on the grid 2·pixel/255 - 1, shape (N, ...).
         chain: the levels, the denoiser's own if None; `Chain.strided` for fewer.
         decoder: discretized if None.
-        seed: of the noise.
+        seed: of the noise; image i has the same whatever the batch.
         batch: images at a time.
         progress: is told the fraction done.
+        world: the processes that share the images, of which each has all; alone if None.
 
     Raises:
         InputError: the data is off the 8-bit grid.
     """
+    world = World() if world is None else world
     chain = chain_of(denoiser, chain)
     decoder = DiscretizedDecoder() if decoder is None else decoder
     x_0 = on_grid(x_0)
     K, N = chain.T, len(x_0)
-    terms = torch.empty(K, N, dtype=torch.float64)
+    terms = torch.zeros(K, N, dtype=torch.float64)
     for k in range(1, K + 1):
         pair = chain.pair(k)
-        for first, part in batched(x_0, batch):
-            rng = generator(seed, "exact", k, first, device=x_0.device)
-            terms[k - 1, first : first + len(part)] = evaluated_term(denoiser, part, pair, decoder, rng).cpu()
+        for rows, part in batched(x_0, batch, world):
+            eps = RowStreams(derived_seed(seed, "exact", k), rows).normal(part)
+            terms[k - 1, rows.start : rows.stop] = evaluated_term(denoiser, part, eps, pair, decoder).cpu()
         if progress is not None:
             progress(k / K)
     bits = 1 / (x_0[0].numel() * math.log(2))
-    terms *= bits
+    terms = bits * world.sum(terms)
     # Each level's noise is its own, and varies by no more than the term varies over the images.
     stderr = math.sqrt(float(terms.var(1).sum()) / N) if N > 1 else math.nan
     return Bound(
@@ -166,9 +170,8 @@ def bound(
 
 
 @torch.inference_mode()
-def evaluated_term(denoiser: Denoiser, x_0: Tensor, pair: Pair, decoder: Decoder, rng: torch.Generator) -> Tensor:
-    """The term of the step `pair` of each image, in nats, at one draw of the noise."""
-    eps = torch.randn(x_0.shape, generator=rng, device=x_0.device, dtype=x_0.dtype)
+def evaluated_term(denoiser: Denoiser, x_0: Tensor, eps: Tensor, pair: Pair, decoder: Decoder) -> Tensor:
+    """The term of the step `pair` of each image, in nats, with this noise."""
     x_t = pair.t.noise(x_0, eps)
     return step_term(x_0, x_t, denoiser.reverse(x_t, pair), pair, decoder)
 
@@ -188,8 +191,13 @@ def chain_of(denoiser: Denoiser, chain: Chain | None = None) -> Chain:
     return chain
 
 
-def batched(x: Tensor, batch: int) -> Iterator[tuple[int, Tensor]]:
-    return ((first, x[first : first + batch]) for first in range(0, len(x), batch))
+def batched(x: Tensor, batch: int, world: World | None = None) -> Iterator[tuple[range, Tensor]]:
+    """Which rows, and these: all of them, or those that this one of many processes takes."""
+    rank, size = (0, 1) if world is None else (world.rank, world.size)
+    first, last = (len(x) * part // size for part in (rank, rank + 1))
+    for start in range(first, last, batch):
+        rows = range(start, min(start + batch, last))
+        yield rows, x[rows.start : rows.stop]
 
 
 def on_grid(x_0: Tensor) -> Tensor:

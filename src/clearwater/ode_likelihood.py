@@ -21,9 +21,10 @@ from clearwater.decoders import HALF_BIN
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
-from clearwater.likelihood import chain_of, on_grid
+from clearwater.likelihood import batched, chain_of, on_grid
 from clearwater.probability_flow import norm_of, probability_flow
 from clearwater.randomness import generator
+from clearwater.world import World
 
 __all__ = ["FlowLikelihood", "flow_likelihood", "flow_log_prob"]
 
@@ -60,6 +61,7 @@ def flow_likelihood(
     seed: int = 0,
     batch: int = 64,
     progress: Callable[[float], None] | None = None,
+    world: World | None = None,
 ) -> FlowLikelihood:
     """The likelihood of 8-bit images under the flow, with uniform dequantisation.
 
@@ -75,15 +77,17 @@ def flow_likelihood(
         seed: of the uniform noise and the signs; image i has its own.
         batch: images at a time, which share the solver's steps.
         progress: is told the fraction done.
+        world: the processes that share the images, of which each has all; alone if None.
 
     Raises:
         InputError: the data is off the 8-bit grid, or torchdiffeq is not installed.
     """
     x_0 = on_grid(x_0)
     D = x_0[0].numel()
-    found, evaluations = [], 0
-    for first in range(0, len(x_0), batch):
-        part = x_0[first : first + batch]
+    world = World() if world is None else world
+    found, evaluations = torch.zeros(len(x_0), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
+    for rows, part in batched(x_0, batch, world):
+        first = rows.start
         u = torch.stack(
             [
                 torch.rand(part.shape[1:], generator=generator(seed, "dequantise", first + i), dtype=torch.float64)
@@ -99,9 +103,9 @@ def flow_likelihood(
             first=first,
             progress=partial(_report, progress, first / len(x_0), len(part) / len(x_0)),
         )
-        found.append(-(log_prob.cpu() / D + math.log(2 * HALF_BIN)) / math.log(2))
+        found[rows.start : rows.stop] = -(log_prob.cpu() / D + math.log(2 * HALF_BIN)) / math.log(2)
         evaluations += steps * len(part)
-    return FlowLikelihood(torch.cat(found), evaluations)
+    return FlowLikelihood(world.sum(found), int(world.sum(evaluations)))
 
 
 def flow_log_prob(

@@ -56,14 +56,14 @@ def fit_optimal_variance(
         on_device = generator(seed, "noise", k, device=x_0.device)
         total = 0.0
         few = picked[:0], picked[:0]
-        for first, part in batched(picked, batch):
+        for rows, part in batched(picked, batch):
             eps = torch.randn(part.shape, generator=on_device, device=part.device, dtype=part.dtype)
             t = chain.levels[k]
             with torch.inference_mode():
                 x_t = t.noise(part, eps)
                 predicted = denoiser(x_t, t).x_0
                 total += float((predicted - part).cpu().double().square().sum())
-            if first == 0:
+            if rows.start == 0:
                 few = part[:_FOR_DECODER], predicted[:_FOR_DECODER]
         error.append(max(total / picked.numel(), _LEAST_ERROR))
         if k in of_decoder:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -172,3 +175,27 @@ def test_one_image_has_no_standard_error(trained: Path, tmp_path: Path, capsys: 
     Image.fromarray(image.numpy()).save(tmp_path / "a.png")
     assert run(["bound", str(trained), str(tmp_path), "--device", "cpu"]) == 2
     assert "at least two" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [("--levels", "6"), ("--budget", "100"), ("--ode", "--tolerance", "0.05")], ids=["all", "budget", "ode"]
+)
+def test_the_figures_of_each_image_do_not_depend_on_the_processes(
+    trained: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    """By two processes, each of which takes half of the images; the ODE's solver sees batches of as many."""
+    batch = ("--batch", "4") if "--ode" in options else ()
+    arguments = ["bound", str(trained), "fashion-mini", "-n", "8", "--json", "--per-image", "--device", "cpu", *options]
+    capsys.readouterr()
+    assert run([*arguments, *batch]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    launched = ["--standalone", "--nproc-per-node", "2", "-m", "clearwater", *arguments, *batch]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *launched], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    together = json.loads(done.stdout)
+    assert together.keys() == alone.keys()
+    np.testing.assert_allclose(together["per_image"], alone["per_image"], rtol=1e-5)
+    assert together["total"] == pytest.approx(alone["total"], rel=1e-6)
+    assert together["evaluations"] == alone["evaluations"]

@@ -76,7 +76,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-_FOR_MANY = ("train", "sample", "restore")
+_FOR_MANY = ("train", "sample", "restore", "bound")
 
 
 @app.callback()

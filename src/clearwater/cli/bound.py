@@ -35,14 +35,14 @@ def bound(
         int | None,
         typer.Option(min=1, help="Estimate from about this many network evaluations.", show_default="all levels"),
     ] = None,
-    n: Annotated[int | None, typer.Option("--n", min=2, help="How many images.", show_default="all")] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", min=2, help="How many images.", show_default="all")] = None,
     decoder: Annotated[
         Literal["discretized", "density"], typer.Option(help="Of the last step: mass of the bin, or density.")
     ] = "discretized",
     clip: Annotated[bool, typer.Option("--clip/--no-clip", help="Clip each prediction to the data's range.")] = True,
     weights: Annotated[Literal["ema", "raw"], typer.Option(help="The averaged weights, or the last ones.")] = "ema",
     seed: Annotated[int, typer.Option(min=0, help="Of the noise and of the levels drawn.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time; another one draws other noise.")] = 250,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time; does not change the bound.")] = 250,
     plot: Annotated[Path | None, typer.Option(help="A .png of the KL by level.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     per_image: Annotated[
@@ -69,6 +69,7 @@ def bound(
     from clearwater.ode_likelihood import flow_likelihood
     from clearwater.pictures import plot_bound, write_picture
     from clearwater.training import RunFolder
+    from clearwater.world import world
 
     keep_freed_memory()
     if per_image and not as_json:
@@ -82,65 +83,76 @@ def bound(
         )
     if not ode and (trace, tolerance) != (None, None):
         raise InputError("--trace and --tolerance are of the ODE: use them with --ode.")
-    chosen = pick_device(device)
-    if chosen.type == "mps":
-        say("The bound is computed in float64, which Apple's GPUs lack: this runs on the processor.")
-        chosen = pick_device("cpu")
-    folder = RunFolder.open(run)
-    # The bound is a figure to be compared, so the network runs in the precision of its weights.
-    network = load_network(folder, chosen, variance=variance, clip=clip, weights=weights, exact=True)
-    denoiser: Denoiser = Clipped(network) if clip else network
-    x_0 = _images(folder, data, n).to(chosen)
-    for warning in folder.warnings:
-        say(warning)
-    evaluated: dict[str, Any] = {"weights": weights, "clipped": clip, "images": len(x_0)}
-    if ode:
-        trace, tolerance = trace or "hutchinson", tolerance or 1e-5
-        with live_line("ode") as report:
-            flow = flow_likelihood(
-                denoiser,
-                x_0,
-                trace=trace,
-                tolerance=tolerance,
-                seed=seed,
-                batch=min(batch, 50),
-                progress=lambda fraction: report(fraction, f"{len(x_0)} images"),
-            )
+    with world() as processes:
+        chosen = pick_device(device)
+        if chosen.type == "mps":
+            say("The bound is computed in float64, which Apple's GPUs lack: this runs on the processor.")
+            chosen = pick_device("cpu")
+        folder = RunFolder.open(run)
+        # The bound is a figure to be compared, so the network runs in the precision of its weights.
+        with processes.after_the_first():  # who measures what is kept with the run
+            network = load_network(folder, chosen, variance=variance, clip=clip, weights=weights, exact=True)
+            x_0 = _images(folder, data, n, quiet=not processes.first).to(chosen)
+        denoiser: Denoiser = Clipped(network) if clip else network
+        for warning in folder.warnings if processes.first else ():
+            say(warning)
+        evaluated: dict[str, Any] = {"weights": weights, "clipped": clip, "images": len(x_0)}
+        if ode:
+            trace, tolerance = trace or "hutchinson", tolerance or 1e-5
+            with live_line("ode", shown=processes.first) as report:
+                flow = flow_likelihood(
+                    denoiser,
+                    x_0,
+                    trace=trace,
+                    tolerance=tolerance,
+                    seed=seed,
+                    batch=min(batch, 50),
+                    progress=lambda fraction: report(fraction, f"{len(x_0)} images"),
+                    world=processes,
+                )
+            if not processes.first:
+                return
+            if per_image:
+                evaluated["per_image"] = flow.per_image.tolist()
+            _show_flow(flow, {"trace": trace, "tolerance": tolerance, **evaluated}, as_json)
+            return
+        chain = denoiser.chain if levels is None else denoiser.chain.strided(levels)
+        of_pixels = DensityDecoder() if decoder == "density" else DiscretizedDecoder()
+        evaluated |= {
+            "variance": variance or folder.config().chain.variance,
+            "levels": chain.T,
+            "decoder_kind": decoder,
+        }
+        with live_line("bound", shown=processes.first) as report:
+
+            def progress(fraction: float) -> None:
+                report(fraction, f"{len(x_0)} images, {chain.T} levels")
+
+            options: dict[str, Any] = {
+                "chain": chain,
+                "decoder": of_pixels,
+                "seed": seed,
+                "batch": batch,
+                "progress": progress,
+                "world": processes,
+            }
+            if budget is None:
+                result = exact_bound(denoiser, x_0, **options)
+            else:
+                result = estimate_bound(denoiser, x_0, budget, **options)
+        if not processes.first:
+            return
         if per_image:
-            evaluated["per_image"] = flow.per_image.tolist()
-        _show_flow(flow, {"trace": trace, "tolerance": tolerance, **evaluated}, as_json)
-        return
-    chain = denoiser.chain if levels is None else denoiser.chain.strided(levels)
-    of_pixels = DensityDecoder() if decoder == "density" else DiscretizedDecoder()
-    evaluated |= {
-        "variance": variance or folder.config().chain.variance,
-        "levels": chain.T,
-        "decoder_kind": decoder,
-    }
-    with live_line("bound") as report:
-
-        def progress(fraction: float) -> None:
-            report(fraction, f"{len(x_0)} images, {chain.T} levels")
-
-        if budget is None:
-            result = exact_bound(
-                denoiser, x_0, chain=chain, decoder=of_pixels, seed=seed, batch=batch, progress=progress
-            )
+            evaluated["per_image"] = result.per_image.tolist()
+        if as_json:
+            print(json.dumps({**_terms(result), **evaluated}))
         else:
-            result = estimate_bound(
-                denoiser, x_0, budget, chain=chain, decoder=of_pixels, seed=seed, batch=batch, progress=progress
-            )
-    if per_image:
-        evaluated["per_image"] = result.per_image.tolist()
-    if as_json:
-        print(json.dumps({**_terms(result), **evaluated}))
-    else:
-        _print_table(result, chain, evaluated)
-    if plot is not None:
-        write_picture(plot, plot_bound(result, chain))
+            _print_table(result, chain, evaluated)
+        if plot is not None:
+            write_picture(plot, plot_bound(result, chain))
 
 
-def _images(folder: RunFolder, data: str, n: int | None) -> Tensor:
+def _images(folder: RunFolder, data: str, n: int | None, *, quiet: bool) -> Tensor:
     """The images that are measured, as the run sees them, in float64: shape (N, C, H, W)."""
     import torch
 
@@ -148,8 +160,9 @@ def _images(folder: RunFolder, data: str, n: int | None) -> Tensor:
 
     seen = folder.config().data
     split = unseen_split(data)
-    images = load(data, size=seen.size, channels=seen.channels, split=split)
-    say_skipped(images.skipped)
+    images = load(data, size=seen.size, channels=seen.channels, split=split, quiet=quiet)
+    if not quiet:
+        say_skipped(images.skipped)
     _, height, width = images.shape
     colours = "grey" if len(images.images[0]) == 1 else "RGB"
     say(f"{len(images.images[:n]):,} images, as the run sees them: {height} × {width}, {colours}.")

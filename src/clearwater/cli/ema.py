@@ -63,7 +63,7 @@ def ema(
         str | None,
         typer.Option(help="Compare averages of these lengths.", show_default=", ".join(map(str, _LENGTHS))),
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=0, help="Samples for the distance of each; 0 for none.")] = 0,
+    n: Annotated[int, typer.Option("--n", "-n", min=0, help="Samples for the distance of each; 0 for none.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Also draw the comparison, .png.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     device: Device = "auto",

@@ -28,7 +28,7 @@ def interpolate(
     a: _End,
     b: _End,
     out: Annotated[Path, typer.Option("--out", help="The picture, .png.", show_default=False)],
-    n: Annotated[int, typer.Option("--n", min=2, help="How many images, the ends with them.")] = 9,
+    n: Annotated[int, typer.Option("--n", "-n", min=2, help="How many images, the ends with them.")] = 9,
     level: Annotated[float, typer.Option(help="How far back to go, above 0 to 1: the further, the freer.")] = 1.0,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="How many steps from all noise.", show_default="100")

@@ -6,11 +6,14 @@ no weights are read, and of the pictures all but the newest are made small.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+
+import numpy as np
 
 from clearwater import __version__
 from clearwater.config import Config
@@ -130,37 +133,42 @@ def _newest_place(path: Path) -> Place | None:
 
 
 def _head(folder: Path, config: Config, log: Log, progress: _Progress) -> str:
-    data, training = config.data, config.training
+    data = config.data
     kinds = {1: "grey", 3: "RGB", None: "images"}[data.channels]
     size = "" if data.size is None else f"{data.size[0]} × {data.size[1]}, "
     classes = f", {len(data.classes):,} classes" if data.labels and data.classes else ""
-    time, unit = _time(progress.seconds)
-    of_time = "" if training.minutes is None else f" of {' '.join(_time(60 * training.minutes))}"
-    of_steps = "" if training.steps is None else f" of {training.steps:,}"
-    tiles = [
-        ("Steps", f"{progress.step:,}", of_steps),
-        ("Images seen", f"{progress.step * training.batch:,}", ""),
-        ("Training time", time, f" {unit}{of_time}"),
-    ]
-    speed, loss, bits = (log.last(name) for name in ("images_per_second", "unseen_loss", "bits_per_dim"))
-    if speed is not None:
-        tiles.append(("Speed, last report", figures(speed), " images/s"))
-    means = running_mean(log.column("loss"), window(log))
-    if len(means) and means[-1] == means[-1]:
-        tiles.append(("Loss", figures(means[-1]), f" mean of {window(log):,}"))
-    if loss is not None:
-        tiles.append((f"Loss of {of_which_images(log)}", figures(loss), ""))
-    if bits is not None:
-        error = log.last("bits_per_dim_error")
-        tiles.append((f"Bound, {of_which_images(log)}", figures(bits), "" if error is None else f" ± {figures(error)}"))
     shown = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{value}<small>{escape(more)}</small></dd></div>"
-        for name, value, more in tiles
+        for name, value, more in _tiles(config, log, progress)
     )
     return (
         f'<header><h1>{escape(folder.name)}</h1><p class="soft">Trained on {escape(data.source)}: '
         f'{size}{kinds}{classes}.</p>{_state(folder, progress)}<dl class="tiles">{shown}</dl></header>'
     )
+
+
+def _tiles(config: Config, log: Log, progress: _Progress) -> Iterator[tuple[str, str, str]]:
+    """The figures that matter first: what each is, the number, and what follows it in small print."""
+    training = config.training
+    yield "Steps", f"{progress.step:,}", "" if training.steps is None else f" of {training.steps:,}"
+    yield "Images seen", f"{progress.step * training.batch:,}", ""
+    time, unit = _time(progress.seconds)
+    if training.minutes is not None:
+        whole, of_unit = _time(60 * training.minutes)
+        unit = f"of {whole} {of_unit}" if unit == of_unit else f"{unit} of {whole} {of_unit}"
+    yield "Training time", time, f" {unit}"
+    speed, unseen, bits = (log.last(name) for name in ("images_per_second", "unseen_loss", "bits_per_dim"))
+    if speed is not None:
+        yield "Speed, last report", figures(speed), " images/s"
+    means = running_mean(log.column("loss"), window(log))
+    means = means[np.isfinite(means)]
+    if len(means):
+        yield "Loss", figures(means[-1]), f" mean of {window(log):,}"
+    if unseen is not None:
+        yield f"Loss of {of_which_images(log)}", figures(unseen), ""
+    if bits is not None:
+        error = log.column("bits_per_dim_error")[np.isfinite(log.column("bits_per_dim"))][-1]
+        yield f"Bound, {of_which_images(log)}", figures(bits), f" ±\N{NO-BREAK SPACE}{error:.2g}" if np.isfinite(error) else ""
 
 
 def _state(folder: Path, progress: _Progress) -> str:
