@@ -139,6 +139,8 @@ def build_objective(config: Config) -> Objective:
             f"A learned chain is trained through the bound, and objective.loss is {objective.loss}: set "
             "objective.loss to vlb, or chain.name to a chain that is fixed."
         )
+    if config.training.shard and config.training.precision == "fp16":
+        raise InputError("The loss is not scaled over divided weights: with training.shard use bf16 or fp32.")
     if learned_range and objective.loss not in ("vlb", "hybrid"):
         raise InputError(
             f"The loss {objective.loss} does not train a learned range: set objective=hybrid or objective=vlb, or "

@@ -171,6 +171,9 @@ class TrainingConfig(_Section):
         "tf32 is of NVIDIA's GPUs",
     )
     compile: bool = _setting(False, "whether torch compiles the network first; measure whether it pays")
+    shard: bool = _setting(
+        False, "whether many processes divide the weights among them, for a network that does not fit into one"
+    )
     recompute: bool = _setting(
         False, "whether the backward pass computes each block's inside again: a third slower, far less memory"
     )

@@ -27,6 +27,7 @@ from clearwater.config import Config
 from clearwater.data import ImageSet
 from clearwater.training import Progress, RunFolder, Trainer
 from clearwater.training import trainer as trainer_module
+from clearwater.training.parameters import whole
 from clearwater.world import world
 
 folder, size, stop, dies = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
@@ -48,9 +49,9 @@ with world() as processes:
     update = trainer._optimization._update
 
     def watched(rate):
+        gradients = whole({name: value.grad for name, value in trainer._parameters.items()})
         if processes.first and trainer.step == 0:
-            gradients = {name: value.grad.contiguous() for name, value in trainer._parameters.items()}
-            save_file(gradients, folder / "gradients.safetensors")
+            save_file({name: value.contiguous() for name, value in gradients.items()}, folder / "gradients.safetensors")
         update(rate)
 
     trainer._optimization._update = watched
@@ -96,6 +97,7 @@ def _latest(folder: Path) -> Checkpoint:
 SETS = {
     "simple": ("model.dropout=0", "data.flip=true"),
     "importance": ("model.dropout=0", "objective=vlb", "chain.levels=5"),
+    "divided weights": ("model.dropout=0", "training.shard=true", "training.microbatch=4"),
     "learned chain": (
         "model.dropout=0",
         "objective=vlb",
@@ -106,7 +108,9 @@ SETS = {
 }
 
 
-@pytest.fixture(params=[("simple", 2), ("simple", 4), ("importance", 2), ("learned chain", 3)], ids=str)
+@pytest.fixture(
+    params=[("simple", 2), ("simple", 4), ("importance", 2), ("learned chain", 3), ("divided weights", 2)], ids=str
+)
 def alone(
     request: pytest.FixtureRequest, tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Config, Path, int]:
@@ -148,6 +152,28 @@ def test_a_run_of_two_that_was_stopped_ends_with_the_bits_of_an_unbroken_one(
     for kind in ("network", "averaged", "optimizer"):
         for name, value in getattr(theirs, kind).items():
             assert torch.equal(getattr(ours, kind)[name], value)
+
+
+def test_divided_weights_are_kept_whole_and_go_on_undivided(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    sets = ("model.dropout=0", "training.batch=20", "training.steps=6", "training.ema_snapshots=2", "data.source=none")
+    for name, more in (("divided", ("training.shard=true",)), ("plain", ())):
+        _train(tmp_path / name, tiny(*sets, *more), 2)
+    ours, theirs = (_latest(tmp_path / name) for name in ("divided", "plain"))
+    for kind in ("network", "averaged", "optimizer", "lengths"):
+        left, right = getattr(ours, kind), getattr(theirs, kind)
+        assert left.keys() == right.keys()
+        for name, value in right.items():
+            assert left[name].shape == value.shape
+            assert float((left[name] - value).abs().max()) < 5e-3 * max(float(value.abs().max()), 1e-3), (kind, name)
+    averages = [path.name for path in sorted((tmp_path / "divided" / "run" / "averages").iterdir())]
+    assert averages == ["000000003.safetensors", "000000006.safetensors"]
+    longer = tiny(*sets, "training.steps=9")
+    (tmp_path / "divided" / "run" / "config.toml").write_text(longer.to_toml())
+    _train(tmp_path / "divided", longer, 1)  # by one, which has all of it
+    _train(tmp_path / "plain", longer, 1)
+    after = [json.loads((tmp_path / name / "losses.json").read_text()) for name in ("divided", "plain")]
+    assert len(after[0]) == 3
+    assert after[0] == pytest.approx(after[1], rel=2e-2)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tiny: Callable[..., Config], tmp_path: Path) -> None:

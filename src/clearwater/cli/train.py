@@ -66,6 +66,10 @@ def train(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Decode images when they are needed, and keep none.")
     ] = False,
+    log: Annotated[
+        str | None,
+        typer.Option(help="Also to tensorboard, wandb, trackio, with commas between.", show_default="log.jsonl alone"),
+    ] = None,
     override: Annotated[
         bool, typer.Option("--override", help="Go on with a run in --out although its settings were others.")
     ] = False,
@@ -75,6 +79,7 @@ def train(
     from clearwater.assembly import build_objective, pick_device
     from clearwater.settings import given_names, resolve
     from clearwater.training import RunFolder, Trainer
+    from clearwater.training.monitors import open_monitors
     from clearwater.world import world
 
     keep_freed_memory()
@@ -110,8 +115,15 @@ def train(
         weights = None if begun is None else begun.model()[0]
         trainer = Trainer(settings, images, chosen, run, world=processes, start=weights)
         before = trainer.step
+        monitors = (
+            open_monitors([name.strip() for name in log.split(",")], run, settings, tell=say)
+            if log and processes.first
+            else []
+        )
         trainer.seconds += time.monotonic() - context.obj  # a budget of time is the person's, not the loop's
-        finished = run_training(trainer, run, images, quiet=not processes.first)
+        finished = run_training(
+            trainer, run, None if settings.training.shard else images, monitors, quiet=not processes.first
+        )
         if not processes.first:
             return
         if not finished:

@@ -104,11 +104,12 @@ class Watch:
         entry: dict[str, Any] = {
             "step": event.step,
             "seconds": round(event.seconds, 3),
+            "fraction": round(event.fraction, 6),
             "loss": event.loss,
             "learning_rate": event.learning_rate,
             "images_per_second": round(event.images_per_second, 1),
             "gradient_norm": event.gradient_norm,
-            "level_losses": [None if math.isnan(loss) else loss for loss in event.level_losses],
+            "level_losses": [None if math.isnan(loss) else float(f"{loss:.4g}") for loss in event.level_losses],
             "memory_mb": round(_memory_mb(self._trainer.device), 1),
         }
         since = event.seconds - self._looked

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from clearwater.data.image_set import ImageSet
+from clearwater.data.order import permuted
 from clearwater.errors import InputError
-from clearwater.randomness import generator
+from clearwater.randomness import derived_seed, generator
 
 __all__ = ["Batches", "Images"]
 
+_LISTED = 2**24  # images whose order is a list in memory; of more it is computed, image by image
 _SHARE_OF_GPU = 0.25  # of its memory that images may take; beyond that they come from the processor's, batch by batch
 
 
@@ -102,7 +104,10 @@ class Batches:
         parts = []
         for epoch in range(first // n, (last - 1) // n + 1):
             start, stop = max(first - epoch * n, 0), min(last - epoch * n, n)
-            parts.append(self._order_of(epoch)[start:stop])
+            if n > _LISTED:
+                parts.append(permuted(torch.arange(start, stop), n, derived_seed(self._seed, "order", epoch)))
+            else:
+                parts.append(self._order_of(epoch)[start:stop])
         return torch.cat(parts)
 
     def _order_of(self, epoch: int) -> Tensor:

@@ -168,7 +168,11 @@ def _tiles(config: Config, log: Log, progress: _Progress) -> Iterator[tuple[str,
         yield f"Loss of {of_which_images(log)}", figures(unseen), ""
     if bits is not None:
         error = log.column("bits_per_dim_error")[np.isfinite(log.column("bits_per_dim"))][-1]
-        yield f"Bound, {of_which_images(log)}", figures(bits), f" ±\N{NO-BREAK SPACE}{error:.2g}" if np.isfinite(error) else ""
+        yield (
+            f"Bound, {of_which_images(log)}",
+            figures(bits),
+            f" ±\N{NO-BREAK SPACE}{error:.2g}" if np.isfinite(error) else "",
+        )
 
 
 def _state(folder: Path, progress: _Progress) -> str:

@@ -187,8 +187,8 @@ class UNet(nn.Module):
         h = self._through(self.middle_2, embedding, self._through(self.middle_1, embedding, h))
         for module in self.up:
             h = self._through(module, embedding, h, skips.pop()) if isinstance(module, _Stage) else module(h)
-        y = self.last(F.silu(self.norm(h)))
+        y: Tensor = self.last(F.silu(self.norm(h)))
         if self.patch > 1:
             y = F.pixel_shuffle(y, self.patch)
-        out: Tensor = y[..., :height, :width]
-        return out
+        # Nothing is cut from what was not padded: a view would be, to who counts on the output's own memory.
+        return y if y.shape[-2:] == (height, width) else y[..., :height, :width]

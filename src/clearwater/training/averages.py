@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from clearwater.config import TrainingConfig
 from clearwater.training.checkpoint import Checkpoint
 from clearwater.training.ema import EMA
+from clearwater.training.parameters import whole
 from clearwater.training.posthoc import LENGTHS, Snapshots, gamma_of
 
 __all__ = ["Averages"]
@@ -43,17 +44,18 @@ class Averages:
         """Whether copies are due between these two parts of the run."""
         return bool(self._lengths) and int(now * self._often) > int(before * self._often)
 
-    def keep(self, step: int) -> None:
-        """Keeps copies of the averages of fixed length."""
-        if self._snapshots is not None:
-            self._snapshots.keep(step, {length: average.parameters for length, average in self._lengths.items()})
+    def keep(self, step: int, *, first: bool) -> None:
+        """The first process keeps copies of the averages of fixed length."""
+        averages = {length: whole(average.parameters) for length, average in self._lengths.items()}
+        if self._snapshots is not None and first:
+            self._snapshots.keep(step, averages)
 
     def state(self) -> dict[str, Tensor]:
         """The averages of fixed length, "length/parameter name"."""
         return {
             f"{length}/{name}": value
             for length, average in self._lengths.items()
-            for name, value in average.parameters.items()
+            for name, value in whole(average.parameters).items()
         }
 
     def load(self, checkpoint: Checkpoint, *, first: bool) -> None:

@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from clearwater.training.parameters import copy_into
+
 __all__ = ["EMA"]
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -41,7 +43,7 @@ class EMA:
     def load(self, parameters: dict[str, Tensor]) -> None:
         """Goes on from these averages."""
         for name, value in self.parameters.items():
-            value.copy_(parameters[name])
+            copy_into(value, parameters[name])
 
     def averaged(self, network: Network, prefix: str = "") -> Network:
         """A copy of `network`, whose names begin with `prefix` here, with the averaged weights, in evaluation mode."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from clearwater.assembly import build_learned_chain
@@ -21,7 +23,7 @@ from clearwater.levels import scale
 from clearwater.objectives import Objective
 from clearwater.randomness import RowStreams, derived_seed, generator
 from clearwater.training.checkpoint import Checkpoint
-from clearwater.training.parameters import trained_parameters
+from clearwater.training.parameters import copy_into, trained_parameters, whole
 from clearwater.world import World, ends_of_others
 
 __all__ = ["Optimization", "Seen"]
@@ -78,17 +80,14 @@ class Optimization:
         self._device, self._world = device, world
         self.batches: Batches
         self.learned_chain = build_learned_chain(config.chain)
-        self.parameters = trained_parameters(denoiser.network, self.learned_chain)
         self._parts = _parts(training.batch, training.microbatch, world)
         network = denoiser.network
         if training.compile:
             network.compile()
         self._network: nn.Module = network
         if world.size > 1:
-            only = [device.index] if device.type == "cuda" else None
-            with warnings.catch_warnings():  # the name of an option is about to change, and the old torch has only this
-                warnings.simplefilter("ignore", FutureWarning)
-                self._network = DistributedDataParallel(network, device_ids=only, broadcast_buffers=False)
+            self._network = _sharded(network, device) if training.shard else _replicated(network, device)
+        self.parameters = trained_parameters(network, self.learned_chain)  # after sharding, which replaces them
         self._denoiser = replace(denoiser, network=self._network)
         self._optimizer = _optimizer(config, list(self.parameters.values()), device)
         self._scaler = torch.amp.GradScaler(
@@ -182,12 +181,11 @@ class Optimization:
         """Goes on from the weights, the moments and the scale of a checkpoint."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(checkpoint.network[name])
+                copy_into(parameter, checkpoint.network[name])
         moments: dict[int, dict[str, Tensor]] = {}
         for index, (name, parameter) in enumerate(self.parameters.items()):
             of_parameter = {
-                # Fused Adam walks through weights and moments as they lie in memory, so the layouts must agree.
-                key.rpartition("/")[2]: torch.empty_like(parameter).copy_(value) if value.ndim else value
+                key.rpartition("/")[2]: _like(parameter, value) if value.ndim else value
                 for key, value in checkpoint.optimizer.items()
                 if key.rpartition("/")[0] == name
             }
@@ -206,6 +204,8 @@ class Optimization:
     def _unsynchronized(self, *, last: bool) -> Iterator[None]:
         """Gradients stay in the process until the last part of its batch is done."""
         network = self._network
+        if isinstance(network, FSDPModule):
+            network.set_requires_gradient_sync(last)
         with network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext():
             yield
 
@@ -213,7 +213,7 @@ class Optimization:
         training = self._config.training
         self._scaler.unscale_(self._optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), training.clip)
-        self._sums[1] += norm.detach()
+        self._sums[1] += whole({"norm": norm.detach()})["norm"]
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._scaler.step(self._optimizer)
@@ -246,6 +246,34 @@ def _parts(batch: int, microbatch: int | None, world: World) -> list[range]:
     first, stop = (batch * rank // world.size for rank in (world.rank, world.rank + 1))
     size = microbatch or batch
     return [range(start, min(start + size, stop)) for start in range(first, stop, size)]
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A moment as its parameter lies in memory: fused Adam walks through both together."""
+    moment = torch.empty_like(parameter)
+    copy_into(moment, value)
+    return moment
+
+
+def _replicated(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with its gradients averaged over the processes, each of which has all of it."""
+    only = [device.index] if device.type == "cuda" else None
+    with warnings.catch_warnings():  # the name of an option is about to change, and an older torch has only this
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(network, device_ids=only, broadcast_buffers=False)
+
+
+def _sharded(network: nn.Module, device: torch.device) -> nn.Module:
+    """The same network with its weights, gradients and moments divided among the processes, stage by stage."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.contiguous()  # the only layout that can be divided
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for stage in network.children():
+        for part in stage if isinstance(stage, nn.ModuleList) else [stage]:
+            if any(True for _ in part.parameters()):
+                fully_shard(part, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    return network
 
 
 def _optimizer(config: Config, parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""The names that parameters have in checkpoints."""
+"""The names that parameters have in checkpoints, and their values, also where each process has only a part of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from clearwater.errors import InputError
 from clearwater.learned_chain import LearnedChain
 
-__all__ = ["CHAIN", "begin_with", "trained_parameters"]
+__all__ = ["CHAIN", "begin_with", "copy_into", "local", "trained_parameters", "whole"]
 
 _OF_CLASSES = "label."
 CHAIN = "chain."  # before the names of a learned chain's; the network's are as they are
@@ -20,6 +21,24 @@ def trained_parameters(network: nn.Module, chain: LearnedChain | None) -> dict[s
     """What training changes, by name: the parameters of the network, and of a chain if that is learned."""
     of_chain = chain.named_parameters() if chain is not None else ()
     return {**dict(network.named_parameters()), **{CHAIN + name: parameter for name, parameter in of_chain}}
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, of which those that are divided among processes are gathered: all of these take part together."""
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in tensors.items()}
+
+
+def local(value: Tensor) -> Tensor:
+    """The part of a tensor that this process has: all of it, unless it is divided among processes."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+@torch.no_grad()
+def copy_into(tensor: Tensor, value: Tensor) -> None:
+    """Copies a whole value into a tensor, of which this process may have only a part."""
+    if isinstance(tensor, DTensor):
+        value = distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
+    tensor.copy_(value)
 
 
 @torch.no_grad()
@@ -34,7 +53,7 @@ def begin_with(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Ten
     for name, parameter in parameters.items():
         found = weights.get(name)
         if found is not None and found.shape == parameter.shape:
-            parameter.copy_(found)
+            copy_into(parameter, found)
         elif not name.startswith(_OF_CLASSES):
             there = "is missing" if found is None else f"has shape {tuple(found.shape)}"
             raise InputError(

@@ -26,7 +26,7 @@ from clearwater.training.ema import EMA
 from clearwater.training.events import Event, NotSaved, Progress, Saved, Stopped, WentBack
 from clearwater.training.guard import CHECK_STEPS, Guard
 from clearwater.training.optimization import Optimization
-from clearwater.training.parameters import CHAIN, begin_with, trained_parameters
+from clearwater.training.parameters import CHAIN, begin_with, local, trained_parameters, whole
 from clearwater.training.run import RunFolder
 from clearwater.world import World
 
@@ -196,16 +196,17 @@ class Trainer:
 
     def _fault(self, *, closely: bool) -> str | None:
         """What is wrong with training, if that is looked at after this step; closely before the state is kept."""
-        whole = self.step == 1 or self.step % CHECK_STEPS == 0
-        if not whole and not closely:
+        due = self.step == 1 or self.step % CHECK_STEPS == 0
+        if not due and not closely:
             return None
         loss = float(self._world.sum(self._window)) / self._world.size / max(self._windowed, 1)
         fault = self._guard.fault(loss, self._windowed) or self._optimization.fault()
         if fault is None and closely:
             # The loss is that of the weights before the step; what is kept must be good after it.
-            norms = torch._foreach_norm([value.detach() for value in self._parameters.values()])
-            fault = None if bool(torch.stack(norms).isfinite().all()) else "a weight is no number"
-        if fault is None and whole:
+            norms = torch._foreach_norm([local(value.detach()) for value in self._parameters.values()])
+            lost = ~torch.stack(norms).isfinite().all()
+            fault = "a weight is no number" if float(self._world.sum(lost.double())) else None
+        if fault is None and due:
             self._guard.remember(loss)
             self._window.zero_()
             self._windowed = 0
@@ -291,17 +292,21 @@ class Trainer:
 
     def _kept(self) -> Iterator[Event]:
         """The first process keeps a copy of the averages of fixed length."""
-        if self._run is not None and self._world.first:
-            try:
-                self._averages.keep(self.step)
-            except OSError as error:
-                yield NotSaved(self.step, error)
+        try:
+            self._averages.keep(self.step, first=self._world.first)
+        except OSError as error:
+            yield NotSaved(self.step, error)
 
     def _saved(self, *, last: bool) -> Iterator[Event]:
         """The first process keeps the state; that this fails is an error if it is the last time."""
         window = float(self._world.sum(self._window)) / self._world.size
         self._failures = 0
-        if self._run is None or not self._world.first:
+        if self._run is None:
+            return
+        network = whole({name: value.detach() for name, value in self._parameters.items()})
+        averaged, lengths = whole(self.ema.parameters), self._averages.state()
+        moments = whole(self._optimization.moments())
+        if not self._world.first:
             return
         place = Place(
             step=self.step,
@@ -314,11 +319,7 @@ class Trainer:
             windowed=self._windowed,
             scaler=self._optimization.scaler(),
         )
-        network = {name: value.detach() for name, value in self._parameters.items()}
-        times = self.objective.times.state()
-        checkpoint = Checkpoint(
-            place, self.ema.parameters, network, self._optimization.moments(), times, self._averages.state()
-        )
+        checkpoint = Checkpoint(place, averaged, network, moments, self.objective.times.state(), lengths)
         try:
             yield Saved(self._run.save(checkpoint, self.config), self.step)
         except OSError as error:
