@@ -14,7 +14,7 @@ import typer
 
 from clearwater.cli.loading import load
 from clearwater.cli.options import Data, Device, Out
-from clearwater.cli.process import keep_freed_memory
+from clearwater.cli.process import keep_freed_memory, set_float32
 from clearwater.cli.progress import command, live_line, say, say_skipped
 from clearwater.cli.watching import Watch
 from clearwater.errors import InputError
@@ -101,6 +101,7 @@ def train(
         sets=set_ or (),
         options=options,
     )
+    set_float32(settings.training.precision)
     build_objective(settings)  # refuses settings that contradict each other, before anything is read
     plans = recipe is None and start is None
     given = given_names(file=config, sets=set_ or (), options=options) if plans else None

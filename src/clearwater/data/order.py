@@ -38,7 +38,8 @@ def permuted(index: Tensor, n: int, seed: int) -> Tensor:
         left, right = x >> half, x & low
         for key in keys:
             left, right = right, left ^ (_hash(right, key) & low)
-        return (left << half) | right
+        joined: Tensor = (left << half) | right
+        return joined
 
     x = once(index)
     outside = x >= n
