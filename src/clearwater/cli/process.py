@@ -23,7 +23,7 @@ def keep_freed_memory() -> None:
 
 
 def set_float32(precision: str) -> None:
-    """Whether NVIDIA's GPUs may round float32 to TF32 in matrix work: not with fp32, whose convolutions do by default."""
+    """Whether NVIDIA's GPUs may round float32 to TF32: not with fp32, although their convolutions would by default."""
     import torch
 
     if precision in ("fp32", "tf32"):
