@@ -25,6 +25,7 @@ __all__ = ["Watch"]
 
 _SHARE = 0.02  # of the time, for looking
 _SOONEST = 15.0  # seconds between looks
+_LAST = 0.95  # of the run
 _PREVIEWED, _STEPS = 16, 20
 _UNSEEN = 256
 _BOUND_BY_PICTURE = 25  # what an estimate of the bound costs in such pictures: ten times the evaluations, in float32
@@ -113,7 +114,9 @@ class Watch:
             "memory_mb": round(_memory_mb(self._trainer.device), 1),
         }
         since = event.seconds - self._looked
-        if self._sight is not None and (event.fraction >= 1 or since >= max(_SOONEST, self._cost / _SHARE)):
+        # Shortly before the end there is none: the last one comes anyway.
+        due = event.fraction < _LAST and since >= max(_SOONEST, self._cost / _SHARE)
+        if self._sight is not None and (event.fraction >= 1 or due):
             entry |= self._look(event, self._sight)
         self._run.log(entry)
         for monitor in self._monitors:
