@@ -141,6 +141,8 @@ def build_objective(config: Config) -> Objective:
         )
     if config.training.shard and config.training.precision == "fp16":
         raise InputError("The loss is not scaled over divided weights: with training.shard use bf16 or fp32.")
+    if config.training.shard and chain.name == "learned":
+        raise InputError("A learned chain cannot be divided among processes: leave out training.shard.")
     if learned_range and objective.loss not in ("vlb", "hybrid"):
         raise InputError(
             f"The loss {objective.loss} does not train a learned range: set objective=hybrid or objective=vlb, or "

@@ -46,7 +46,7 @@ class World:
 
     @contextmanager
     def after_the_first(self) -> Iterator[None]:
-        """What the first process does before the others: they find what it has kept on the disk."""
+        """What the first process does before the others, who find what it has kept on the disk; all leave together."""
         if not self.first:
             self.wait()
         try:
@@ -54,6 +54,7 @@ class World:
         finally:
             if self.first:
                 self.wait()
+        self.wait()
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the processes, in all of them; a new tensor, of the same shape."""

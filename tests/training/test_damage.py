@@ -137,3 +137,28 @@ def test_what_the_weights_depend_on_cannot_be_overridden(
     with pytest.raises(InputError, match=rf"{change.partition('=')[0]} .*cannot be overridden"):
         RunFolder.create(tmp_path, tiny("training.steps=2", "training.clip=3", change), override=True)
     assert RunFolder.open(tmp_path).config() == config
+
+
+def test_settings_that_the_run_then_does_not_go_on_with_are_not_written_down(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny("training.steps=2")
+    list(_trainer(config, tmp_path))
+    run = RunFolder.create(tmp_path, tiny("training.steps=4", "training.clip=3"), override=True)
+    others = ImageSet(torch.zeros(10, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(InputError, match="not those that this run was trained on"):
+        Trainer(tiny("training.steps=4", "training.clip=3"), others, torch.device("cpu"), run)
+    assert RunFolder.open(tmp_path).config() == config
+
+
+def test_losses_of_another_objective_are_not_compared_with_the_new_one_s(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    list(_trainer(tiny("training.steps=2", "chain.levels=20"), tmp_path))
+    changed = tiny("training.steps=4", "chain.levels=20", "objective.weight=p2")
+    trainer = _trainer(changed, tmp_path, override=True)
+    assert trainer._guard.history == []
+    list(trainer)
+    kept = RunFolder.open(tmp_path).latest()
+    assert kept is not None
+    assert "p2" in kept.place.measured

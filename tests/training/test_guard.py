@@ -47,27 +47,42 @@ def _spoilt(trainer: Trainer, *after: int, kind: type[Event] = Saved) -> Iterato
 # --- the guard alone
 
 
-@given(st.lists(st.floats(0.5, 4.0), min_size=1, max_size=30), st.floats(0.01, 5.0))
-def test_a_loss_that_stays_in_its_range_is_sound(means: list[float], loss: float) -> None:
+@given(st.lists(st.floats(0.5, 4.0), min_size=1, max_size=30), st.floats(0.01, 1000.0))
+def test_losses_in_a_range_are_sound_and_so_is_one_that_is_far_above(means: list[float], loss: float) -> None:
     guard = Guard()
-    for mean in means:
+    for mean in [*means, loss, *means]:
         assert guard.fault(mean, 50) is None
         guard.remember(mean)
-    assert guard.fault(loss, 50) is None  # at most ten times the smallest of them
 
 
-@given(st.lists(st.floats(0.5, 4.0), min_size=1, max_size=30), st.floats(10.01, 1e20))
-def test_more_than_ten_times_the_median_is_a_leap(means: list[float], factor: float) -> None:
+@given(st.lists(st.floats(0.5, 4.0), min_size=5, max_size=30), st.floats(10.01, 1e3), st.floats(10.01, 1e3))
+def test_two_in_a_row_of_more_than_ten_times_the_largest_are_a_leap(
+    means: list[float], once: float, again: float
+) -> None:
     guard = Guard()
     for mean in means:
         guard.remember(mean)
-    last = sorted(means[-20:])  # it remembers as many
-    median = (last[len(last) // 2] + last[(len(last) - 1) // 2]) / 2
-    fault = guard.fault(factor * median, 50)
+    largest = max(means[-20:])  # it remembers as many
+    assert guard.fault(once * largest, 50) is None
+    guard.remember(once * largest)
+    assert guard.suspect
+    assert guard.history == means[-20:]
+    assert guard.fault(again * largest, 9) is None  # of few steps it says nothing
+    fault = Guard(guard.history, suspect=True).fault(again * largest, 50)  # as after a resume
     assert fault is not None
     assert fault.startswith("the loss leapt to ")
-    assert guard.fault(factor * median, 9) is None  # of few steps it says nothing
-    assert guard.history == means[-20:]
+    guard.remember(largest)  # or the second is as ever
+    assert not guard.suspect
+
+
+@given(st.lists(st.floats(0.5, 4.0), min_size=1, max_size=30), st.floats(1.01e4, 1e20))
+def test_ten_thousand_times_the_median_is_a_leap_at_once(means: list[float], factor: float) -> None:
+    guard = Guard()
+    for mean in means:
+        guard.remember(mean)
+    last = sorted(means[-20:])
+    median = (last[len(last) // 2] + last[(len(last) - 1) // 2]) / 2
+    assert guard.fault(factor * median, 50) is not None
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -137,7 +152,7 @@ def test_a_leap_is_gone_back_from(tiny: Callable[..., Config], tmp_path: Path, m
         if number in spoilt:  # finite, and no good
             spoilt.remove(number)
             with torch.no_grad():
-                trainer.denoiser.network.get_parameter("last.bias").fill_(1e4)
+                trainer.denoiser.network.get_parameter("last.bias").fill_(1e5)
         return plain(number, seed, rate)
 
     monkeypatch.setattr(trainer._optimization, "step", step)

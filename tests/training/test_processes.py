@@ -139,14 +139,15 @@ def test_the_gradients_are_those_of_one_process_to_rounding(alone: tuple[Config,
         torch.testing.assert_close(_latest(tmp_path).times[name], value, rtol=1e-2, atol=1e-3)
 
 
-def test_a_run_of_two_that_was_stopped_ends_with_the_bits_of_an_unbroken_one(
-    tiny: Callable[..., Config], tmp_path: Path
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_run_of_many_that_was_stopped_ends_with_the_bits_of_an_unbroken_one(
+    tiny: Callable[..., Config], tmp_path: Path, size: int
 ) -> None:
     config = tiny("model.dropout=0.1", "data.flip=true", "training.batch=20", "training.steps=6", "data.source=none")
-    _train(tmp_path / "unbroken", config, 2)
-    _train(tmp_path / "broken", config, 2, stop=2)  # the second process is asked, and both stop
+    _train(tmp_path / "unbroken", config, size)
+    _train(tmp_path / "broken", config, size, stop=2)  # the second process is asked, and both stop
     assert _latest(tmp_path / "broken").place.step == 3
-    _train(tmp_path / "broken", config, 2)
+    _train(tmp_path / "broken", config, size)
     ours, theirs = (_latest(tmp_path / name) for name in ("broken", "unbroken"))
     assert ours.place.step == 6
     for kind in ("network", "averaged", "optimizer"):

@@ -112,7 +112,7 @@ def train(
         if given is not None:
             settings = _planned(settings, given, out, chosen, processes)
         with processes.after_the_first():  # who makes the run folder
-            run = open_run(settings, images, out, override=override)
+            run = open_run(settings, images, out, override=override, quiet=not processes.first)
         weights = None if begun is None else begun.model()[0]
         trainer = Trainer(settings, images, chosen, run, world=processes, start=weights)
         before = trainer.step
@@ -174,8 +174,10 @@ def read(
     return settings.model_copy(update={"data": found}), images
 
 
-def open_run(settings: Config, images: ImageSet | StreamedImages, out: Path, *, override: bool = False) -> RunFolder:
-    """The run folder, made if it is not there."""
+def open_run(
+    settings: Config, images: ImageSet | StreamedImages, out: Path, *, override: bool = False, quiet: bool = False
+) -> RunFolder:
+    """The run folder, made if it is not there; one of many processes that is quiet writes nothing of its own."""
     import torch
 
     from clearwater.assembly import build_denoiser
@@ -184,7 +186,7 @@ def open_run(settings: Config, images: ImageSet | StreamedImages, out: Path, *, 
 
     build_denoiser(settings, torch.device("meta"))  # refuses a model that cannot be, before anything is written
     run = RunFolder.create(out, settings, override=override)
-    if images.skipped:
+    if images.skipped and not quiet:
         write_atomically(out / "skipped.txt", "\n".join([*images.skipped, ""]).encode(errors="surrogateescape"))
     return run
 

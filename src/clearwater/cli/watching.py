@@ -76,7 +76,7 @@ class Watch:
         self._sight = None if images is None else _sight(trainer, images)
         self._cost, self._looked = 0.0, trainer.seconds
         trainer.reserve = _ENDING
-        self.finished = False
+        self.finished, self._complained = False, False
 
     def __call__(self, event: Event) -> None:
         """Takes in an event."""
@@ -84,7 +84,12 @@ class Watch:
 
         match event:
             case Progress():
-                self._progress(event)
+                try:
+                    self._progress(event)
+                except OSError as error:  # of what only shows the run; what keeps it says so for itself
+                    if not self._complained:
+                        say(f"The log or the pictures could not be written ({error}); training goes on without.")
+                    self._complained = True
             case NotSaved():
                 why = event.error.strerror or str(event.error)
                 say(f"Step {event.step} could not be saved ({why}); training goes on, and tries again later.")
@@ -109,7 +114,7 @@ class Watch:
             "loss": event.loss,
             "learning_rate": event.learning_rate,
             "images_per_second": round(event.images_per_second, 1),
-            "gradient_norm": event.gradient_norm,
+            "gradient_norm": event.gradient_norm if math.isfinite(event.gradient_norm) else None,
             "level_losses": [None if math.isnan(loss) else float(f"{loss:.4g}") for loss in event.level_losses],
             "memory_mb": round(_memory_mb(self._trainer.device), 1),
         }

@@ -44,6 +44,8 @@ class Place(BaseModel):
         losses: the means that the guard remembers.
         window: the sum of the losses that it has not seen yet.
         windowed: of how many steps that is.
+        suspect: whether the guard waits to see if a leap stays.
+        measured: what these losses are of: the objective, and the batch.
         scaler: the scale of the loss in fp16, and what decides on the next one.
     """
 
@@ -57,6 +59,8 @@ class Place(BaseModel):
     losses: tuple[float, ...] = ()
     window: float = 0.0
     windowed: int = 0
+    suspect: bool = False
+    measured: str = ""
     scaler: dict[str, float] = {}
 
 

@@ -12,23 +12,27 @@ __all__ = ["CHECK_STEPS", "Guard"]
 CHECK_STEPS = 50
 """Losses are looked at as means over so many steps: a GPU is waited for once in as many."""
 
-_LEAP = 10.0
+_LEAP, _WILD = 10.0, 1e4
 _REMEMBERED = 20
+_KNOWN = 5  # means before ten times the largest of them is a leap
 _FEWEST = 10  # steps whose mean can be said to leap
 
 
 class Guard:
     """Remembers the last means of the loss, and says what is wrong with the next.
 
-    A leap is a mean of more than ten times the median of those before it. No objective of this library leaps so from
-    the noise of its levels; a run that has lost its way does, and weights that are infinite or no numbers follow.
+    A leap are two means in a row of more than ten times the largest of the last twenty, or one of ten thousand times
+    their median: some losses are rarely, and then very, large (the bound's terms at a few levels of thousands), but
+    not twice in a row.
 
     Args:
         history: the means that an earlier part of the run has seen, oldest first.
+        suspect: whether the last one was the first of such two, and is not among them.
     """
 
-    def __init__(self, history: Sequence[float] = ()) -> None:
+    def __init__(self, history: Sequence[float] = (), *, suspect: bool = False) -> None:
         self._history = deque(history, maxlen=_REMEMBERED)
+        self.suspect = suspect
 
     @property
     def history(self) -> list[float]:
@@ -39,11 +43,18 @@ class Guard:
         """What is wrong with this mean of the loss over `steps`, in words that end with "after step 7"; or None."""
         if not math.isfinite(loss):
             return f"the loss is {loss}"
-        usual = statistics.median(self._history) if self._history else loss
-        if steps >= _FEWEST and loss > _LEAP * abs(usual) > 0:
+        if not self._history or steps < _FEWEST:
+            return None
+        usual = abs(statistics.median(self._history))
+        if loss > _WILD * usual > 0 or (self.suspect and self._large(loss)):
             return f"the loss leapt to {loss:.4g} from about {usual:.4g}"
         return None
 
     def remember(self, loss: float) -> None:
-        """Takes in a mean that is sound."""
-        self._history.append(loss)
+        """Takes in a mean that is no fault."""
+        self.suspect = self._large(loss)
+        if not self.suspect:
+            self._history.append(loss)
+
+    def _large(self, loss: float) -> bool:
+        return len(self._history) >= _KNOWN and loss > _LEAP * max(map(abs, self._history))

@@ -18,7 +18,7 @@ from clearwater.config import Config
 from clearwater.data import Batches
 from clearwater.data.augmentation import augmented
 from clearwater.denoisers import NetworkDenoiser
-from clearwater.errors import ClearwaterError
+from clearwater.errors import ClearwaterError, InputError
 from clearwater.levels import scale
 from clearwater.objectives import Objective
 from clearwater.randomness import RowStreams, derived_seed, generator
@@ -81,6 +81,11 @@ class Optimization:
         self.batches: Batches
         self.learned_chain = build_learned_chain(config.chain)
         self._parts = _parts(training.batch, training.microbatch, world)
+        if training.shard and training.batch % world.size:
+            raise InputError(
+                f"Batches of {training.batch} cannot be divided evenly among {world.size} processes, as training.shard "
+                "needs it: take a multiple."
+            )
         network = denoiser.network
         if training.compile:
             network.compile()
@@ -179,6 +184,7 @@ class Optimization:
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Goes on from the weights, the moments and the scale of a checkpoint."""
+        self._optimizer.zero_grad(set_to_none=True)  # of a step that was not finished
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 copy_into(parameter, checkpoint.network[name])
@@ -260,7 +266,9 @@ def _replicated(network: nn.Module, device: torch.device) -> nn.Module:
     only = [device.index] if device.type == "cuda" else None
     with warnings.catch_warnings():  # the name of an option is about to change, and an older torch has only this
         warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(network, device_ids=only, broadcast_buffers=False)
+        # Looking for unused parameters costs little, and keeps the buckets, in which sums are rounded, as they are from
+        # the first step on: rebuilt after it, they would be others in a run that goes on than in one that did not stop.
+        return DistributedDataParallel(network, device_ids=only, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def _sharded(network: nn.Module, device: torch.device) -> nn.Module:

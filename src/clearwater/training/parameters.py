@@ -13,7 +13,7 @@ from clearwater.learned_chain import LearnedChain
 
 __all__ = ["CHAIN", "begin_with", "copy_into", "local", "trained_parameters", "whole"]
 
-_OF_CLASSES = "label."
+_LABEL, _AUGMENTED = "label.", "augmented."  # what a run may know that the one it starts from did not
 CHAIN = "chain."  # before the names of a learned chain's; the network's are as they are
 
 
@@ -43,7 +43,7 @@ def copy_into(tensor: Tensor, value: Tensor) -> None:
 
 @torch.no_grad()
 def begin_with(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor] | None) -> None:
-    """Copies weights, if there are any; what knows of classes begins anew where these are others.
+    """Copies weights, if there are any; what knows of classes or augmentation begins anew if it was not there.
 
     Raises:
         InputError: the weights are of another network.
@@ -54,7 +54,9 @@ def begin_with(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Ten
         found = weights.get(name)
         if found is not None and found.shape == parameter.shape:
             copy_into(parameter, found)
-        elif not name.startswith(_OF_CLASSES):
+        elif name.startswith(_AUGMENTED):
+            parameter.zero_()  # zeros say of every image that it is as it is
+        elif not name.startswith(_LABEL):
             there = "is missing" if found is None else f"has shape {tuple(found.shape)}"
             raise InputError(
                 f"The run to start from has another network: {name}, here of shape {tuple(parameter.shape)}, {there} "

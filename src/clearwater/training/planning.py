@@ -96,7 +96,7 @@ def plan(
 
     speed = measured(shape)
     if device.type != "cpu" and "training.batch" not in fixed:
-        while batch < _LARGEST_BATCH:
+        while speed > 0 and batch < _LARGEST_BATCH:
             doubled = measured(with_settings(shape, {"training.batch": 2 * batch}))
             if doubled < _GAIN * speed:
                 break

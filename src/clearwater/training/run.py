@@ -56,6 +56,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.warnings: list[str] = []
+        self._accepted: Config | None = None
 
     @classmethod
     def create(cls, path: Path, config: Config, *, override: bool = False) -> RunFolder:
@@ -75,7 +76,7 @@ class RunFolder:
             if differences and all(name.startswith(_ENDS) for name in differences):
                 write_atomically(run._config_path, config.to_toml().encode())  # the same run to another end
             elif differences and override and not of_weights:
-                write_atomically(run._config_path, config.to_toml().encode())
+                run._accepted = config
             elif differences:
                 remedy = (
                     "and what is learned depends on that, so it cannot be overridden: give --out another folder."
@@ -91,6 +92,12 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(run._config_path, config.to_toml().encode())
         return run
+
+    def accept(self) -> None:
+        """Writes down settings that override the run's, now that it has been seen that it goes on with them."""
+        if self._accepted is not None:
+            write_atomically(self._config_path, self._accepted.to_toml().encode())
+            self._accepted = None
 
     @classmethod
     def refuse_other(cls, path: Path) -> None:

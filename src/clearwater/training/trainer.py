@@ -81,10 +81,12 @@ class Trainer:
         self.denoiser = self._new()
         self._network = self.denoiser.network
         self.objective = build_objective(config) if objective is None else objective
+        self._first_times = self.objective.times.state()
         self._optimization = Optimization(config, self.denoiser, self.objective, device, self._world)
         self._parameters = self._optimization.parameters
         begin_with(self._parameters, start)
         self._averages = Averages(self._parameters, training, run.snapshots if run else None)
+        self._measured = f"{config.objective.model_dump_json()} {training.batch}"
         self._guard, self._failures = Guard(), 0
         self._window, self._windowed = torch.zeros((), device=device), 0  # the losses since the guard looked at them
         self._begin_attempt(0)
@@ -92,6 +94,8 @@ class Trainer:
         if checkpoint is not None:
             self._load(checkpoint)
             self.seconds = checkpoint.place.seconds
+        if run is not None and self._world.first:
+            run.accept()
 
     @property
     def images_seen(self) -> int:
@@ -122,12 +126,12 @@ class Trainer:
 
     def __iter__(self) -> Iterator[Event]:
         training = self.config.training
+        _, _, stops = self._agree(report=False, save=False)  # each process has a clock of its own until here
         fraction = self._budget.fraction(self.step, self.seconds, self.reserve)
         resumed_at = self.step
         before, began = self.seconds, time.monotonic()
         reported_step, reported_at, saved_at = self.step, self.seconds, self.seconds
         self._network.train()
-        stops = self._stop
         while (fraction < 1 or self.step == 0) and not stops:  # a budget that was spent on the way here buys one step
             learning_rate = training.learning_rate * learning_rate_factor(training, self.step, fraction)
             fault = self._train_step(learning_rate)
@@ -219,7 +223,7 @@ class Trainer:
             ClearwaterError: it has failed three times since then.
         """
         failed = self.step
-        self._failures += 1
+        self._failures = self._world.told(self._failures) + 1
         checkpoint = self._newest()
         if self._failures >= _ATTEMPTS:
             self._refuse_diverged(fault, checkpoint)
@@ -272,7 +276,8 @@ class Trainer:
         parameters = trained_parameters(self._new().network, build_learned_chain(self.config.chain))
         begin_with(parameters, self._start)
         weights = {name: value.detach() for name, value in parameters.items()}
-        return Checkpoint(Place(step=0, seconds=0.0, images=0, data=self._data_digest), weights, weights, {})
+        place = Place(step=0, seconds=0.0, images=0, data=self._data_digest, measured=self._measured)
+        return Checkpoint(place, weights, weights, {}, self._first_times)
 
     def _newest(self) -> Checkpoint | None:
         """The newest checkpoint that the first process can read, in all of them."""
@@ -300,7 +305,6 @@ class Trainer:
     def _saved(self, *, last: bool) -> Iterator[Event]:
         """The first process keeps the state; that this fails is an error if it is the last time."""
         window = float(self._world.sum(self._window)) / self._world.size
-        self._failures = 0
         if self._run is None:
             return
         network = whole({name: value.detach() for name, value in self._parameters.items()})
@@ -317,15 +321,20 @@ class Trainer:
             losses=tuple(self._guard.history),
             window=window,
             windowed=self._windowed,
+            suspect=self._guard.suspect,
+            measured=self._measured,
             scaler=self._optimization.scaler(),
         )
         checkpoint = Checkpoint(place, averaged, network, moments, self.objective.times.state(), lengths)
         try:
-            yield Saved(self._run.save(checkpoint, self.config), self.step)
+            folder = self._run.save(checkpoint, self.config)
         except OSError as error:
             if last:
                 raise
             yield NotSaved(self.step, error)
+        else:
+            self._failures = 0  # the first process's count is everyone's
+            yield Saved(folder, self.step)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         place = checkpoint.place
@@ -336,12 +345,13 @@ class Trainer:
             )
         self.step = place.step
         self._averages.load(checkpoint, first=self._world.first)
-        if checkpoint.times:
-            self.objective.times.load(checkpoint.times)
         self._optimization.load(checkpoint)
-        self._guard = Guard(place.losses)
+        same = place.measured == self._measured  # losses of another objective say nothing of this one's
+        if checkpoint.times and same:
+            self.objective.times.load(checkpoint.times)
+        self._guard = Guard(place.losses, suspect=place.suspect) if same else Guard()
         # Sums over the processes are of the first one's, who has all of it.
-        self._window.fill_(place.window * self._world.size if self._world.first else 0.0)
-        self._windowed = place.windowed
+        self._window.fill_(place.window * self._world.size if same and self._world.first else 0.0)
+        self._windowed = place.windowed if same else 0
         self._begin_attempt(place.attempt)
         self._update_chain()
