@@ -18,6 +18,7 @@ __all__ = ["disk", "flips"]
 
 _STEPS = 200
 _DISK = 24 * 2**20  # bytes
+_PAGE = 4096
 _FILES = ("config.toml", "model.safetensors", "state.safetensors", "state.json")
 _BY_COMMAND = 30
 
@@ -42,8 +43,10 @@ def disk(folder: Path, wanted: int, drawn: random.Random) -> tuple[Counter[str],
                 ended, run = place(sound, folder / f"run-{trial}", mounted, drawn)
                 faults += [f"{name}, {place.__name__[1:]}: {fault}" for fault in _told(ended)]
                 seen[f"{place.__name__[1:]}: trials"] += 1
-                seen[f"{place.__name__[1:]}: told, and ended"] += ended.code == 1
-                seen["commands that went on in spite of it"] += ended.code == 0
+                noticed = "could not be" in ended.said
+                seen[f"{place.__name__[1:]}: told, and ended"] += ended.code != 0
+                seen[f"{place.__name__[1:]}: told, and went on"] += ended.code == 0 and noticed
+                seen[f"{place.__name__[1:]}: nothing was noticed"] += ended.code == 0 and not noticed
                 before = newest(run.checkpoints)
                 kept = RunFolder.open(run.out).latest() if before else None
                 if before and (kept is None or kept.place.step != before):
@@ -95,7 +98,7 @@ def _fill(mounted: Path, left: int) -> None:
 def _told(ended: Ended) -> list[str]:
     """What is wrong with how the end was told."""
     found = ["a traceback:\n" + ended.said] if ended.traceback else []
-    if ended.code not in (0, 1) or (ended.code and "Error: " not in ended.said):
+    if ended.code not in (0, 1, 2) or (ended.code and "Error: " not in ended.said):
         found.append(f"it ended with {ended.code}: {ended.said.splitlines()[-1:]}")
     return found
 
@@ -118,6 +121,8 @@ def _log(sound: SmallRun, out: Path, mounted: Path, drawn: random.Random) -> tup
     log = mounted / "log.jsonl"
     shutil.move(run.out / "log.jsonl", log) if (run.out / "log.jsonl").exists() else log.touch()
     (run.out / "log.jsonl").symlink_to(log)
+    with log.open("ab") as file:  # up to the end of its last page, into which the next lines would fit
+        file.write(b" " * (-(file.tell() + 1) % _PAGE) + b"\n")
     _fill(mounted, 0)
     return run.train(), run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +22,6 @@ _IMAGES = 64
 
 
 def demo(
-    context: typer.Context,
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("clearwater-demo"),
     minutes: Annotated[float, typer.Option(help="Training time.")] = 3.0,
     device: Device = "auto",
@@ -46,7 +44,6 @@ def demo(
     run = open_run(settings, images, out)
     forward(settings.data.source, out / "forward.gif", settings.chain.name)
     trainer = Trainer(settings, images, chosen, run)
-    trainer.seconds += time.monotonic() - context.obj
     if not run_training(trainer, run, images):
         say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")
         raise typer.Exit(130)
