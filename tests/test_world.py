@@ -97,23 +97,24 @@ def test_they_are_connected_until_the_end_and_no_longer(two: list[dict[str, Any]
     assert [(seen["connected"], seen["connected afterwards"]) for seen in two] == [("gloo", False)] * 2
 
 
-@pytest.mark.parametrize("waits", ["wait()", "told(1)"])
+@pytest.mark.parametrize("waits", ["processes.wait()", "processes.told(1)", "torch.distributed.barrier()"])
 def test_a_process_whose_first_is_gone_says_so_in_a_sentence(tmp_path: Path, waits: str) -> None:
     program = f"""
 import os
+import torch
 from clearwater.errors import ClearwaterError
 from clearwater.world import world
 
 second = os.fork()
 os.environ["RANK"] = "0" if second else "1"
-with world() as processes:
-    processes.wait()
-    if second:
-        os._exit(0)
-    try:
-        processes.{waits}
-    except ClearwaterError as error:
-        open("said", "w").write(str(error))
+try:
+    with world() as processes:
+        processes.wait()
+        if second:
+            os._exit(0)
+        {waits}
+except ClearwaterError as error:
+    open("said", "w").write(str(error))
 """
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=_as_two(), timeout=120, check=True)
     for _ in range(600):  # the second may be a moment later than the first, which ended

@@ -54,7 +54,10 @@ def _setting(default: Any, description: str, **limits: Any) -> Any:
 class DataConfig(_Section):
     """What is trained on."""
 
-    source: str = _setting("fashion-mini", "fashion-mini, or the path of a folder of images or of an IDX file")
+    source: str = _setting(
+        "fashion-mini",
+        "fashion-mini, the path of images (a folder, zip, tar, Parquet, IDX, npz or npy), or hf:NAME (docs/data.md)",
+    )
     size: Size | None = _setting(
         None, "[height, width], or one number for both; unset: the images' own if they share one of at most 64, else 32"
     )
@@ -143,7 +146,7 @@ class TrainingConfig(_Section):
 
     batch: int = _setting(128, "images a step", ge=1, le=10**6)
     steps: Count | None = _setting(None, "end after this many steps")
-    minutes: float | None = _setting(None, "end after this much training time", gt=0)
+    minutes: float | None = _setting(None, "end after this much time, from the start of the command", gt=0)
     microbatch: Count | None = _setting(
         None, "images a process works on at a time, for less memory; unset: its whole part of the batch"
     )
@@ -179,7 +182,9 @@ class TrainingConfig(_Section):
     )
     start: str | None = _setting(None, "the run whose averaged weights are begun with; unset: random ones")
     seed: int = _setting(0, "of all random numbers", ge=0)
-    save_minutes: float = _setting(5.0, "training time between checkpoints", gt=0)
+    save_minutes: float = _setting(
+        5.0, "minutes of training between checkpoints, at most; a run of minutes has ten or more", gt=0
+    )
 
     @model_validator(mode="after")
     def _one_end(self) -> TrainingConfig:

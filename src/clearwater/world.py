@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clearwater.errors import ClearwaterError, InputError
 
-__all__ = ["World", "ends_of_others", "world"]
+__all__ = ["World", "world"]
 
 T = TypeVar("T")
 
@@ -41,8 +41,7 @@ class World:
     def wait(self) -> None:
         """Waits until all have come here."""
         if self.size > 1:
-            with ends_of_others():
-                torch.distributed.barrier()
+            torch.distributed.barrier()
 
     @contextmanager
     def after_the_first(self) -> Iterator[None]:
@@ -60,8 +59,7 @@ class World:
         """The sum of a tensor over the processes, in all of them; a new tensor, of the same shape."""
         total = value.clone()
         if self.size > 1:
-            with ends_of_others():
-                torch.distributed.all_reduce(total)
+            torch.distributed.all_reduce(total)
         return total
 
     def joined(self, value: Tensor) -> Tensor:
@@ -70,10 +68,10 @@ class World:
             return value
         of_rank = torch.arange(self.size) == self.rank
         lengths = self.sum(of_rank.long() * len(value)).tolist()
-        with ends_of_others():  # what is gathered has to be of one length
-            padded = torch.cat([value, value.new_zeros(max(lengths) - len(value), *value.shape[1:])])
-            parts = [torch.empty_like(padded) for _ in lengths]
-            torch.distributed.all_gather(parts, padded)
+        # What is gathered has to be of one length.
+        padded = torch.cat([value, value.new_zeros(max(lengths) - len(value), *value.shape[1:])])
+        parts = [torch.empty_like(padded) for _ in lengths]
+        torch.distributed.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)])
 
     def told(self, value: T) -> T:
@@ -81,23 +79,8 @@ class World:
         if self.size == 1:
             return value
         values = [value]
-        with ends_of_others():
-            torch.distributed.broadcast_object_list(values)
+        torch.distributed.broadcast_object_list(values)
         return values[0]
-
-
-@contextmanager
-def ends_of_others() -> Iterator[None]:
-    """Says in a sentence, as a `ClearwaterError`, that a process which this one talks to is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        # gloo's errors have no class of their own.
-        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error).lower():
-            raise
-        raise ClearwaterError(
-            "Another of the processes has ended, so this one does too: see what it said; the same command goes on."
-        ) from None
 
 
 @contextmanager
@@ -106,6 +89,7 @@ def world() -> Iterator[World]:
 
     Raises:
         InputError: the environment speaks of other processes, but not of how to find them.
+        ClearwaterError: they were not found, or one that is talked to within this context is gone.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -116,9 +100,32 @@ def world() -> Iterator[World]:
             f"WORLD_SIZE is {size}, but RANK, MASTER_ADDR or MASTER_PORT is not set: start the processes with "
             "torchrun, or unset WORLD_SIZE."
         )
-    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(backends, timeout=_PATIENCE)
+    backends = "gloo"
+    if torch.cuda.is_available():
+        backends = "cpu:gloo,cuda:nccl"
+        # What is sharded, and what waits for others, is on the current one; `pick_device` chooses the same.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    with _told_if(
+        f"The {size} processes have not found each other at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: "
+        "see what the others said, and whether every machine can reach that address."
+    ):
+        torch.distributed.init_process_group(backends, timeout=_PATIENCE)
     try:
-        yield World(torch.distributed.get_rank(), size)
+        with _told_if(
+            "Another of the processes has ended, so this one does too: see what it said; the same command goes on."
+        ):
+            yield World(torch.distributed.get_rank(), size)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _told_if(sentence: str) -> Iterator[None]:
+    """Says this as a `ClearwaterError` if the processes cannot talk to each other: in collectives, also torch's own."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo's errors have no class of their own.
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error).lower():
+            raise
+        raise ClearwaterError(sentence) from error

@@ -60,6 +60,7 @@ WRONG = [
     ("train fashion-mini --out TMP/out --device tpu", "tpu"),
     ("train fashion-mini --out TMP/out --steps 1 --set model.heads=3", "heads"),
     ("train fashion-mini --out TMP/out --steps 1 --set model.attention=[5]", "[5]"),
+    ("train TMP/none --out TMP/out --log tensorboard,tensorbord", "tensorbord"),  # before images are looked for
     ("demo --out TMP/out --minutes -1", "minutes"),
     ("demo --out TMP/file --minutes 0.001", "file"),
     ("demo --out TMP/folder --minutes 0.001 --device tpu", "tpu"),
@@ -221,3 +222,13 @@ def test_a_reader_that_has_gone_away_is_no_error(trained: Path) -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("rank", "begins"), [("0", "Error: "), ("3", "Error (process 3): ")])
+def test_of_many_processes_all_but_the_first_say_which_they_are(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rank: str, begins: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", rank)
+    assert run(["info", str(trained)]) == 2
+    assert capsys.readouterr().err.startswith(f"{begins}`clearwater info` is for one process")

@@ -197,6 +197,23 @@ def test_a_second_ctrl_c_ends_the_command_at_once_and_the_last_checkpoint_stays(
     assert latest.place.step == 2
 
 
+@pytest.mark.usefixtures("every_step")
+def test_a_run_goes_on_although_the_one_it_started_from_is_gone(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    first = ("--from", str(tmp_path / "first"), "--seed", "1")
+    assert train("first") == 0
+    assert train("whole", *first) == 0
+    with monkeypatch.context() as patched:
+        _interrupt_after(3, signal.SIGINT, patched)
+        assert train("run", *first) == 130
+    (tmp_path / "first").rename(tmp_path / "moved")
+    assert train("run", *first) == 0
+    assert _same(_weights(tmp_path / "run"), _weights(tmp_path / "whole"))
+    assert train("another", *first) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"Error: '{tmp_path / 'first'}' does not exist")
+
+
 def test_a_finished_run_run_again_changes_nothing(train: Callable[..., int], tmp_path: Path) -> None:
     assert train("run") == 0
     checkpoints = _contents(tmp_path / "run" / "checkpoints")

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from clearwater.config import Config
 from clearwater.data import Batches, ImageSet
-from clearwater.errors import ClearwaterError
+from clearwater.errors import ClearwaterError, InputError
 from clearwater.randomness import derived_seed, generator
-from clearwater.training import Progress, RunFolder, Saved, Stopped, Trainer
+from clearwater.training import Progress, RunFolder, Saved, Stopped, Trainer, WentBack
 from clearwater.training import trainer as trainer_module
+from clearwater.training.optimization import Optimization
 
 CPU = torch.device("cpu")
 
@@ -47,13 +49,14 @@ def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that goes on by a second a step, however fast the machine is."""
-    fake = SimpleNamespace(now=100.0)
+    fake, step = SimpleNamespace(now=100.0), Optimization.step
 
-    def monotonic() -> float:
+    def ticking(self: Optimization, *args: Any) -> Tensor:
         fake.now += 1
-        return fake.now - 1
+        return step(self, *args)
 
-    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(Optimization, "step", ticking)
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: fake.now))
     return fake
 
 
@@ -240,6 +243,77 @@ def test_the_time_of_a_pause_does_not_count(
     resumed = Trainer(config, _images(), CPU, RunFolder.create(tmp_path, config))
     assert (resumed.step, resumed.seconds) == (2, 2.0)
     assert list(resumed)[-1] == Stopped(6, 6.0, finished=True)
+
+
+def test_what_listens_to_training_does_not_slow_the_speed_that_is_told(
+    tiny: Callable[..., Config], clock: SimpleNamespace, every_step: None
+) -> None:
+    speeds = []
+    for event in Trainer(tiny(), _images(), CPU):
+        if isinstance(event, Progress):
+            speeds.append(event.images_per_second)
+            clock.now += 7
+    assert speeds == [4.0] * 8
+
+
+def test_a_finished_run_of_minutes_stays_finished_although_its_reserve_is_not_spent(
+    tiny: Callable[..., Config], clock: SimpleNamespace, tmp_path: Path
+) -> None:
+    config = tiny("training.minutes=0.1")
+    trainer = Trainer(config, _images(), CPU, RunFolder.create(tmp_path, config))
+    trainer.reserve = 2.0
+    assert list(trainer)[-1] == Stopped(4, 6.0, finished=True)
+    again = Trainer(config, _images(), CPU, RunFolder.create(tmp_path, config))
+    assert list(again) == [Stopped(4, 6.0, finished=True)]
+
+
+def test_a_time_that_is_over_before_the_first_step_is_told(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny("training.minutes=0.1")
+    trainer = Trainer(config, _images(), CPU, RunFolder.create(tmp_path, config))
+    trainer.seconds += 6.5
+    with pytest.raises(ClearwaterError, match=r"over before the first step \(6 s\).*more minutes"):
+        list(trainer)
+    assert RunFolder.open(tmp_path).latest() is None
+
+
+def test_a_run_of_minutes_loses_at_most_a_tenth_when_it_goes_back(
+    tiny: Callable[..., Config], clock: SimpleNamespace, tmp_path: Path
+) -> None:
+    config = tiny("training.minutes=0.5", "training.save_minutes=5")
+    events = list(Trainer(config, _images(), CPU, RunFolder.create(tmp_path, config)))
+    assert [event.step for event in events if isinstance(event, Saved)] == [*range(3, 31, 3)]
+
+
+def test_what_a_listener_stops_is_looked_at_before_it_is_kept(
+    tiny: Callable[..., Config], every_step: None, tmp_path: Path
+) -> None:
+    config = tiny("training.save_minutes=1e-9")
+    trainer = Trainer(config, _images(), CPU, RunFolder.create(tmp_path, config))
+    events = []
+    for event in trainer:
+        events.append(event)
+        if isinstance(event, Saved) and event.step == 2:
+            with torch.no_grad():
+                next(trainer.denoiser.network.parameters()).fill_(math.nan)
+            trainer.stop()
+    assert [type(event) for event in events[-3:]] == [WentBack, Saved, Stopped]
+    latest = RunFolder.open(tmp_path).latest()
+    assert latest is not None
+    assert all(value.isfinite().all() for value in latest.network.values())
+
+
+def test_a_run_that_starts_from_another_has_to_be_given_its_weights(tiny: Callable[..., Config]) -> None:
+    with pytest.raises(InputError, match="'/some/run', has to give the weights"):
+        Trainer(tiny("training.start=/some/run"), _images(), CPU)
+
+
+def test_images_are_counted_with_the_batches_they_were_seen_in(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny("training.steps=2")
+    list(Trainer(config, _images(), CPU, RunFolder.create(tmp_path, config)))
+    larger = tiny("training.steps=4", "training.batch=8")
+    trainer = Trainer(larger, _images(), CPU, RunFolder.create(tmp_path, larger, override=True))
+    list(trainer)
+    assert trainer.images_seen == 2 * 4 + 2 * 8
 
 
 def test_checkpoints_come_at_their_interval_and_at_the_end(

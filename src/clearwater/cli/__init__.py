@@ -131,7 +131,9 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"Error: {sentence}", file=sys.stderr)
+    # What all processes find, all of them say: so it is seen that it is one thing, and not several.
+    process = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+    print(f"Error{'' if process == '0' else f' (process {process})'}: {sentence}", file=sys.stderr)
     return code
 
 

@@ -30,6 +30,7 @@ def demo(
     from clearwater.assembly import pick_device
     from clearwater.cli.show import forward
     from clearwater.cli.train import open_run, read, run_training
+    from clearwater.cli.watching import Looks
     from clearwater.denoisers import Clipped
     from clearwater.errors import ClearwaterError
     from clearwater.pictures import enlarged, grid, reverse_frames, to_uint8, write_animation, write_picture
@@ -44,7 +45,7 @@ def demo(
     run = open_run(settings, images, out)
     forward(settings.data.source, out / "forward.gif", settings.chain.name)
     trainer = Trainer(settings, images, chosen, run)
-    if not run_training(trainer, run, images):
+    if not run_training(trainer, run, Looks(images)):
         say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")
         raise typer.Exit(130)
     denoiser = Clipped(trainer.averaged())

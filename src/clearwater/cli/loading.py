@@ -24,9 +24,10 @@ def load(
     split: Split = "train",
     labels: bool = False,
     cache: Path | None = None,
+    kept: bool = True,
     quiet: bool = False,
 ) -> ImageSet:
-    """`load_images`, with a cache in the given folder or the usual one, and a live line while it is made."""
+    """`load_images`, with a cache in the given folder or the usual one if it is `kept`, and a live line meanwhile."""
     from clearwater.data import default_cache, load_images
 
     with _told(quiet=quiet) as report:
@@ -36,7 +37,7 @@ def load(
             channels=channels,
             split=split,
             labels=labels,
-            cache=cache or default_cache(),
+            cache=(cache or default_cache()) if kept else None,
             report=report,
         )
 

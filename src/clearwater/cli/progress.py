@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -68,7 +70,11 @@ def say_skipped(skipped: Sequence[str]) -> None:
 
 def command(*words: object) -> str:
     """A command line to suggest, with the name by which this program can be called here."""
-    return " ".join([(shutil.which("clearwater") and "clearwater") or sys.argv[0], *map(str, words)])
+    if shutil.which("clearwater"):
+        program = "clearwater"
+    else:
+        program = "python -m clearwater" if Path(sys.argv[0]).name == "__main__.py" else sys.argv[0]
+    return shlex.join([*program.split(), *map(str, words)])
 
 
 def duration(seconds: float) -> str:

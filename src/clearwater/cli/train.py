@@ -16,7 +16,7 @@ from clearwater.cli.loading import load
 from clearwater.cli.options import Data, Device, Out
 from clearwater.cli.process import keep_freed_memory, set_float32
 from clearwater.cli.progress import command, live_line, say, say_skipped
-from clearwater.cli.watching import Watch
+from clearwater.cli.watching import Looks, Watch
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def train(
     """Train on DATA. The same command again goes on from where it was interrupted."""
     from clearwater.assembly import build_objective, pick_device
     from clearwater.settings import given_names, resolve
-    from clearwater.training import RunFolder, Trainer
-    from clearwater.training.monitors import open_monitors
+    from clearwater.training import Trainer
+    from clearwater.training.monitors import libraries, open_monitors
     from clearwater.world import world
 
     keep_freed_memory()
@@ -93,7 +93,8 @@ def train(
         "training.seed": seed,
         "training.start": None if start is None else str(start.resolve()),
     }
-    begun = None if start is None else RunFolder.open(start)
+    begun = None if start is None else _begun(start, out)
+    shown = [name.strip() for name in log.split(",")] if log else []
     settings = resolve(
         recipe=recipe or "small",
         start=None if begun is None else begun.config(),
@@ -106,25 +107,21 @@ def train(
     plans = recipe is None and start is None
     given = given_names(file=config, sets=set_ or (), options=options) if plans else None
     with world() as processes:
+        if processes.first:
+            libraries(shown)  # a slip is told of before anything is read, too
         chosen = pick_device(device)
         with processes.after_the_first():  # who tells of broken files
             settings, images = read(settings, out, cache=cache, streams=no_cache, quiet=not processes.first)
         if given is not None:
-            settings = _planned(settings, given, out, chosen, processes)
+            settings = _planned(settings, given, out, chosen, processes, began=context.obj)
         with processes.after_the_first():  # who makes the run folder
             run = open_run(settings, images, out, override=override, quiet=not processes.first)
-        weights = None if begun is None else begun.model()[0]
+        weights = None if begun is None or begun.path == out else begun.model()[0]
         trainer = Trainer(settings, images, chosen, run, world=processes, start=weights)
         before = trainer.step
-        monitors = (
-            open_monitors([name.strip() for name in log.split(",")], run, settings, tell=say)
-            if log and processes.first
-            else []
-        )
-        trainer.seconds += time.monotonic() - context.obj  # a budget of time is the person's, not the loop's
-        finished = run_training(
-            trainer, run, None if settings.training.shard else images, monitors, quiet=not processes.first
-        )
+        looks = Looks(None if settings.training.shard else images, cache, streams=no_cache)
+        monitors = open_monitors(shown, run, settings, tell=say) if processes.first else []
+        finished = run_training(trainer, run, looks, monitors, quiet=not processes.first, began=context.obj)
         if not processes.first:
             return
         if not finished:
@@ -191,7 +188,24 @@ def open_run(
     return run
 
 
-def _planned(settings: Config, given: set[str], out: Path, device: torch.device, world: World) -> Config:
+def _begun(start: Path, out: Path) -> RunFolder:
+    """The run to start from; if that is gone, the one in `out` that has started from it and can go on without."""
+    from clearwater.training import RunFolder
+
+    try:
+        return RunFolder.open(start)
+    except InputError:
+        if not (out / "config.toml").is_file():
+            raise
+        run = RunFolder.open(out)
+        if run.config().training.start != str(start.resolve()) or run.latest() is None:
+            raise
+        return run
+
+
+def _planned(
+    settings: Config, given: set[str], out: Path, device: torch.device, world: World, *, began: float
+) -> Config:
     """The settings with what was not given chosen for the images and the time, or as it was chosen for the run."""
     from clearwater.training import RunFolder
     from clearwater.training.planning import PLANNED, plan, shaped, with_settings
@@ -203,7 +217,8 @@ def _planned(settings: Config, given: set[str], out: Path, device: torch.device,
     if settings.training.minutes is None:
         return shaped(settings, given)
     with live_line("measuring", shown=world.first) as report:
-        made = plan(settings, given, settings.training.minutes, device, world, lambda text: report(0.0, text))
+        left = world.told(settings.training.minutes - (time.monotonic() - began) / 60)
+        made = plan(settings, given, left, device, world, lambda text: report(0.0, text))
     for reason in made.reasons if world.first else ():
         say(reason)
     return made.config
@@ -212,19 +227,29 @@ def _planned(settings: Config, given: set[str], out: Path, device: torch.device,
 def run_training(
     trainer: Trainer,
     run: RunFolder,
-    images: ImageSet | StreamedImages | None = None,
+    looks: Looks,
     monitors: Sequence[Monitor] = (),
     *,
     quiet: bool = False,
+    began: float | None = None,
 ) -> bool:
     """Trains with a live line, a log, pictures and a page in the run folder. Returns whether it came to its end.
 
-    One of many processes that is quiet trains, and leaves the rest to the one that is not. The model is looked at if
-    the `images` that it is trained on are given.
+    Args:
+        trainer: what trains.
+        run: where everything is written.
+        looks: what the model is looked at with on the way.
+        monitors: who else is told.
+        quiet: whether this is one of many processes that trains, and leaves the rest to another.
+        began: when the time that is given began, on the monotonic clock; now if None.
     """
     from clearwater.training import Stopped
 
+    def spent() -> float:
+        return 0.0 if began is None else time.monotonic() - began
+
     if quiet:
+        trainer.seconds += spent()
         with _interruption_stops(trainer):
             return any(isinstance(event, Stopped) and event.finished for event in trainer)
     for warning in run.warnings:
@@ -232,7 +257,8 @@ def run_training(
     parameters = sum(parameter.numel() for parameter in trainer.denoiser.network.parameters())
     say(f"{parameters / 1e6:.2f} M parameters." + (f" Going on from step {trainer.step}." if trainer.step else ""))
     with live_line("training") as report, _interruption_stops(trainer):
-        watch = Watch(trainer, run, report, images, monitors)
+        watch = Watch(trainer, run, report, looks, monitors)
+        trainer.seconds += spent()  # a budget of time is the person's, not the loop's
         for event in trainer:
             watch(event)
     watch.close()

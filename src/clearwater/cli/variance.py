@@ -11,6 +11,7 @@ from clearwater.cli.options import Device, Run
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import command, say
 from clearwater.cli.train import open_run, read, run_training
+from clearwater.cli.watching import Looks
 
 __all__ = ["variance"]
 
@@ -48,7 +49,7 @@ def variance(
     # The network is of the same form as the mean's and says one number a pixel. Its levels are those of the
     # mean's own chain, also where that was learned: the objective takes them from there.
     levels = {"name": "cosine" if of_mean.chain.name == "learned" else of_mean.chain.name, "variance": "fixed_small"}
-    end = {"steps": steps, "minutes": None if steps else minutes or 3.0}
+    end = {"steps": steps, "minutes": None if steps else minutes or 3.0, "start": None}
     settings = of_mean.model_copy(
         update={
             "chain": of_mean.chain.model_copy(update=levels),
@@ -62,7 +63,7 @@ def variance(
     # Every level counts, whatever the mean was trained on most.
     objective = VarianceBound(mean, LowDiscrepancy())
     trainer = Trainer(settings, images, chosen, inner, objective)
-    if not run_training(trainer, inner):
+    if not run_training(trainer, inner, Looks()):
         say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")
         raise typer.Exit(130)
     say(f"Trained: '{out}'. Now use it: {command('bound', run, of_mean.data.source, '--variance', 'network')}")

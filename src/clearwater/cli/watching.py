@@ -13,6 +13,8 @@ from clearwater.cli.loading import load
 from clearwater.cli.progress import Report, duration, say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from clearwater.training import Event, Progress, RunFolder, Trainer
     from clearwater.training.monitors import Monitor
 
-__all__ = ["Watch"]
+__all__ = ["Looks", "Watch"]
 
 _SHARE = 0.02  # of the time, for looking
 _SOONEST = 15.0  # seconds between looks
@@ -30,6 +32,21 @@ _PREVIEWED, _STEPS = 16, 20
 _UNSEEN = 256
 _BOUND_BY_PICTURE = 25  # what an estimate of the bound costs in such pictures: ten times the evaluations, in float32
 _ENDING = 1.5  # seconds for the last checkpoint, the loss curve and the page
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What a model is looked at with while it trains.
+
+    Attributes:
+        images: those that it is trained on; None for a network that is no model of images, at which nobody looks.
+        cache: where unseen images are kept decoded; None for the usual place.
+        streams: whether none are kept.
+    """
+
+    images: ImageSet | StreamedImages | None = None
+    cache: Path | None = None
+    streams: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,7 @@ class Watch:
         trainer: whose events they are.
         run: where everything is written.
         report: the live line.
-        images: what is trained on, if the model can be looked at; None for a network that is no model of images.
+        looks: what the model is looked at with.
         monitors: who else is told.
     """
 
@@ -68,12 +85,12 @@ class Watch:
         trainer: Trainer,
         run: RunFolder,
         report: Report,
-        images: ImageSet | StreamedImages | None = None,
+        looks: Looks,
         monitors: Sequence[Monitor] = (),
     ) -> None:
         self._trainer, self._run, self._report = trainer, run, report
-        self._images, self._monitors = images, monitors
-        self._sight = None if images is None else _sight(trainer, images)
+        self._images, self._monitors = looks.images, monitors
+        self._sight = None if looks.images is None else _sight(trainer, looks.images, looks)
         self._cost, self._looked = 0.0, trainer.seconds
         trainer.reserve = _ENDING
         self.finished, self._complained = False, False
@@ -178,7 +195,7 @@ class Watch:
             monitor.close()
 
 
-def _sight(trainer: Trainer, images: ImageSet | StreamedImages) -> _Sight:
+def _sight(trainer: Trainer, images: ImageSet | StreamedImages, looks: Looks) -> _Sight:
     import torch
 
     from clearwater.data import unseen_split
@@ -187,7 +204,15 @@ def _sight(trainer: Trainer, images: ImageSet | StreamedImages) -> _Sight:
     split = unseen_split(data.source)
     unseen = images
     if split == "held_out":
-        unseen = load(data.source, size=data.size, channels=data.channels, split=split, labels=data.labels)
+        unseen = load(
+            data.source,
+            size=data.size,
+            channels=data.channels,
+            split=split,
+            labels=data.labels,
+            cache=looks.cache,
+            kept=not looks.streams,
+        )
 
     def some(of: ImageSet | StreamedImages) -> Tensor:
         return torch.arange(min(_UNSEEN, len(of)))

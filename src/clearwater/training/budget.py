@@ -20,6 +20,9 @@ class Budget(Protocol):
     def fraction(self, step: int, seconds: float, reserve: float = 0.0) -> float:
         """The fraction done after `step` steps and `seconds` of training time, if `reserve` seconds are kept back."""
 
+    def spent(self, seconds: float) -> float:
+        """The training time of a run that has come to its end after `seconds`."""
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -30,16 +33,23 @@ class Steps:
     def fraction(self, step: int, seconds: float, reserve: float = 0.0) -> float:
         return min(step / self.steps, 1.0)
 
+    def spent(self, seconds: float) -> float:
+        return seconds
+
 
 @dataclass(frozen=True)
 class Minutes:
-    """Ends after a time, in which pauses do not count. The clock decides, so two runs differ."""
+    """Ends after a time, from the start of the command; pauses do not count. The clock decides, so two runs differ."""
 
     minutes: float
 
     def fraction(self, step: int, seconds: float, reserve: float = 0.0) -> float:
         # However long the rest takes, half of the time is for training.
         return min(seconds / max(60 * self.minutes - reserve, 30 * self.minutes), 1.0)
+
+    def spent(self, seconds: float) -> float:
+        # With what was kept back: the same command again finds nothing left of its time.
+        return max(seconds, 60 * self.minutes)
 
 
 def budget(training: TrainingConfig) -> Budget:

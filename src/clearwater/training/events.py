@@ -74,7 +74,12 @@ class WentBack:
 
 @dataclass(frozen=True)
 class Stopped:
-    """Training is over, its state saved: `finished` says whether it came to its end or was asked to stop."""
+    """Training is over; a trainer with a run folder has saved its state there.
+
+    Attributes:
+        step, seconds: steps done and training time, over all parts of the run.
+        finished: whether it came to its end, or was asked to stop.
+    """
 
     step: int
     seconds: float

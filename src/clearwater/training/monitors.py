@@ -21,7 +21,7 @@ from clearwater.errors import ClearwaterError, InputError
 from clearwater.files import write_atomically
 from clearwater.training.run import RunFolder
 
-__all__ = ["MONITORS", "Monitor", "open_monitors"]
+__all__ = ["MONITORS", "Monitor", "libraries", "open_monitors"]
 
 _PROJECT = "clearwater"
 _SAMPLES = "samples"
@@ -184,12 +184,8 @@ def open_monitors(
         InputError: there is no such monitor, or its library is not installed.
         ClearwaterError: a library does not begin.
     """
-    unknown = [name for name in names if name not in MONITORS]
-    if unknown:
-        raise InputError(f"There is no monitor '{unknown[0]}': --log takes {', '.join(MONITORS)}.")
-    libraries = {name: _library(name) for name in names}  # all of them, before any begins
     opened: list[Monitor] = []
-    for name, library in libraries.items():
+    for name, library in libraries(names).items():  # all of them, before any begins
         try:
             monitor = MONITORS[name][1](library, run, config)
         except Exception as error:
@@ -200,6 +196,18 @@ def open_monitors(
             ) from error
         opened.append(_Forgiving(name, monitor, _to_standard_error if tell is None else tell))
     return opened
+
+
+def libraries(names: Sequence[str]) -> dict[str, Any]:
+    """The modules of the monitors with these names, each once.
+
+    Raises:
+        InputError: there is no such monitor, or its library is not installed.
+    """
+    unknown = [name for name in names if name not in MONITORS]
+    if unknown:
+        raise InputError(f"There is no monitor '{unknown[0]}': --log takes {', '.join(MONITORS)}.")
+    return {name: _library(name) for name in names}
 
 
 def _library(name: str) -> Any:

@@ -24,7 +24,7 @@ from clearwater.objectives import Objective
 from clearwater.randomness import RowStreams, derived_seed, generator
 from clearwater.training.checkpoint import Checkpoint
 from clearwater.training.parameters import copy_into, trained_parameters, whole
-from clearwater.world import World, ends_of_others
+from clearwater.world import World
 
 __all__ = ["Optimization", "Seen"]
 
@@ -140,8 +140,7 @@ class Optimization:
                     loss = self._objective.at(denoiser, x_0, k[at], noise)
                     # Gradients are the mean over processes, and this the process's part of the batch's mean.
                     mean = scale(weight[at], loss).sum() * (self._world.size / training.batch)
-                    with ends_of_others():
-                        torch.autograd.backward(self._scaler.scale(mean))
+                    torch.autograd.backward(self._scaler.scale(mean))
                 losses.append(loss.detach())
                 total += mean.detach()
                 self._count(k[at], losses[-1])

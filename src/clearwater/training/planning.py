@@ -80,7 +80,7 @@ def plan(
     Args:
         config: a recipe, with the size, the channels and the classes of the data.
         fixed: names of settings that stay, since someone has set them.
-        minutes: the time there is.
+        minutes: the time that is left.
         device: where to train.
         world: the processes that train; all of them measure together.
         report: is told what is being measured.
@@ -115,7 +115,7 @@ def plan(
     steps = int(60 * minutes * speed / batch)
     reasons.insert(
         0,
-        f"{width} channels: {speed:.0f} images/s here, so about {steps:,} steps in {minutes:g} min"
+        f"{width} channels: {speed:.0f} images/s here, so about {steps:,} steps in {minutes:.3g} min"
         + (
             f"; a wider network would get fewer than {_ENOUGH:,}, in which it learns less."
             if "model.channels" not in fixed

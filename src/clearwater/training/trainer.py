@@ -34,18 +34,22 @@ __all__ = ["Trainer"]
 
 _REPORT_SECONDS = 0.5
 _ATTEMPTS = 3
+_LOST_AT_MOST = 0.1  # of a run of minutes, between its checkpoints
 
 
 class Trainer:
     """Trains the model of a configuration: ``for event in trainer``.
 
     Every random number of a step is a function of the seed and the step, so a run that ends after
-    `steps` and was interrupted anywhere has the same final bits as an unbroken one.
+    `steps` and was interrupted anywhere has the same final bits as an unbroken one, on the same machine with as many
+    processes.
 
     Attributes:
         config, objective, device: of the run.
         denoiser: the model with the weights in training.
-        step, seconds: steps done and training time, over all parts of the run.
+        step, seconds: steps done and training time, over all parts of the run. Time that was spent on the way to
+            training may be added.
+        images_seen: images trained on so far, each as often as it was seen.
         reserve: seconds of a budget in minutes that are left for what comes after the last step.
 
     Args:
@@ -55,7 +59,13 @@ class Trainer:
         run: the folder to keep checkpoints in, whose newest one is gone on from; None keeps nothing.
         objective: what to make small, in place of what the configuration says.
         world: the processes that train together, each with a trainer of its own; alone if None.
-        start: weights by name to begin with, such as another run's; random ones if None.
+        start: weights by name to begin with, such as another run's; random ones if None. A run that has a checkpoint
+            goes on without.
+
+    Raises:
+        InputError: the configuration has no end, or starts from a run whose weights are not given; the checkpoint is
+            of other images; the batch cannot be divided among the processes.
+        ClearwaterError: there are more processes than images in a batch.
     """
 
     def __init__(
@@ -70,8 +80,11 @@ class Trainer:
     ) -> None:
         training = config.training
         self.config = config
-        self.step, self.seconds, self.reserve = 0, 0.0, 0.0
+        self.step, self.images_seen, self.seconds, self.reserve = 0, 0, 0.0, 0.0
         self._budget = budget(training)
+        # What goes back in a short run must not lose most of it.
+        minutes = math.inf if training.minutes is None else _LOST_AT_MOST * training.minutes
+        self._save_seconds = 60 * min(training.save_minutes, minutes)
         self._run = run
         self._world = World() if world is None else world
         self.device = device
@@ -94,13 +107,10 @@ class Trainer:
         if checkpoint is not None:
             self._load(checkpoint)
             self.seconds = checkpoint.place.seconds
+        elif training.start is not None and start is None:
+            raise InputError(f"The run to start from, '{training.start}', has to give the weights to begin with.")
         if run is not None and self._world.first:
             run.accept()
-
-    @property
-    def images_seen(self) -> int:
-        """Images trained on so far, each as often as it was seen."""
-        return self.step * self.config.training.batch
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -125,19 +135,29 @@ class Trainer:
         return replace(denoiser, chain=chain)
 
     def __iter__(self) -> Iterator[Event]:
-        training = self.config.training
         _, _, stops = self._agree(report=False, save=False)  # each process has a clock of its own until here
         fraction = self._budget.fraction(self.step, self.seconds, self.reserve)
+        if fraction >= 1 and self.step == 0:
+            raise ClearwaterError(
+                f"The time was over before the first step ({self.seconds:.0f} s): repeat the command, since what "
+                "was prepared may be there already, or give more minutes."
+            )
         resumed_at = self.step
         before, began = self.seconds, time.monotonic()
+
+        def clock() -> float:
+            return before + time.monotonic() - began
+
         reported_step, reported_at, saved_at = self.step, self.seconds, self.seconds
         self._network.train()
-        while (fraction < 1 or self.step == 0) and not stops:  # a budget that was spent on the way here buys one step
-            learning_rate = training.learning_rate * learning_rate_factor(training, self.step, fraction)
+        while fraction < 1 and not stops:
+            learning_rate = self.config.training.learning_rate * learning_rate_factor(
+                self.config.training, self.step, fraction
+            )
             fault = self._train_step(learning_rate)
-            self.seconds = before + time.monotonic() - began
+            self.seconds = clock()
             report = self.seconds - reported_at >= _REPORT_SECONDS
-            save = self._run is not None and self.seconds - saved_at >= 60 * training.save_minutes
+            save = self._run is not None and self.seconds - saved_at >= self._save_seconds
             report, save, stops = self._agree(report=report, save=save)
             passed, fraction = fraction, self._budget.fraction(self.step, self.seconds, self.reserve)
             over = fraction >= 1 or stops
@@ -147,33 +167,37 @@ class Trainer:
             if fault is not None:
                 yield self._go_back(fault)
                 fraction = self._budget.fraction(self.step, self.seconds, self.reserve)
-                reported_step, reported_at = self.step, self.seconds
+                reported_step, reported_at = self.step, clock()
                 continue
             if seen is not None:
                 self._update_chain()
-                speed = (self.step - reported_step) * training.batch / max(self.seconds - reported_at, 1e-9)
                 yield Progress(
                     self.step,
                     self.seconds,
                     fraction,
                     seen.loss,
                     learning_rate,
-                    speed,
+                    (self.step - reported_step) * self.config.training.batch / max(self.seconds - reported_at, 1e-9),
                     seen.gradient_norm,
                     seen.level_losses,
                 )
-                reported_step, reported_at = self.step, self.seconds
+                reported_step, reported_at = self.step, clock()  # what is made of a report is not training
             if self._averages.due(passed, fraction):
                 yield from self._kept()
             if save and not over:
                 yield from self._saved(last=False)
-                saved_at = self.seconds
-            # Who listens to the events may have asked; of many processes all have to hear of it first.
-            stops = stops or (self._stop and self._world.size == 1)
+                saved_at = clock()
+            if self._stop and not over and self._world.size == 1:  # of many processes all have to hear of it first
+                stops, fault = True, self._fault(closely=True)
+                if fault is not None:
+                    yield self._go_back(fault)
         self._update_chain()
+        finished = fraction >= 1
+        if finished:
+            self.seconds = self._budget.spent(self.seconds)
         if self.step > resumed_at:
             yield from self._saved(last=True)
-        yield Stopped(self.step, self.seconds, finished=fraction >= 1)
+        yield Stopped(self.step, self.seconds, finished=finished)
 
     def _train_step(self, learning_rate: float) -> str | None:
         """Makes a step. Returns what went wrong if it could not be made."""
@@ -185,6 +209,7 @@ class Trainer:
                 raise ClearwaterError(f"Step {self.step + 1} could not be made: {error}") from error
             return f"a step could not be made ({error})"
         self.step += 1
+        self.images_seen += self.config.training.batch
         self._windowed += 1
         self._averages.update(self.step)
         return None
@@ -200,7 +225,7 @@ class Trainer:
 
     def _fault(self, *, closely: bool) -> str | None:
         """What is wrong with training, if that is looked at after this step; closely before the state is kept."""
-        due = self.step == 1 or self.step % CHECK_STEPS == 0
+        due = self._windowed > 0 and (self.step == 1 or self.step % CHECK_STEPS == 0)
         if not due and not closely:
             return None
         loss = float(self._world.sum(self._window)) / self._world.size / max(self._windowed, 1)
@@ -343,7 +368,7 @@ class Trainer:
                 f"The images in '{self.config.data.source}' are not those that this run was trained on: put them "
                 "back to go on with it, or train on these with another --out."
             )
-        self.step = place.step
+        self.step, self.images_seen = place.step, place.images
         self._averages.load(checkpoint, first=self._world.first)
         self._optimization.load(checkpoint)
         same = place.measured == self._measured  # losses of another objective say nothing of this one's
