@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["sync", "write_atomically", "write_through"]
+__all__ = ["MISSING", "sync", "write_atomically", "write_through"]
+
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""What reading raises of a file that is not there. Any other error of the system says nothing of the file: a disk of
+the network that cannot be reached, say."""
 
 
 def write_through(path: Path, content: bytes) -> None:

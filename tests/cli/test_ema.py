@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +90,100 @@ def test_what_cannot_be_is_one_sentence(
     assert [line for line in lines if line.startswith("Error: ")] == lines[-1:]
     assert named in lines[-1]
     assert not (tmp_path / "new").exists()
+
+
+# --- folders that are damaged, or half there
+
+
+@pytest.fixture
+def copied(kept: Path, tmp_path: Path) -> Path:
+    """A copy of the run that may be changed."""
+    return shutil.copytree(kept, tmp_path / "run")
+
+
+def _copies(folder: Path) -> list[Path]:
+    return sorted((folder / "averages").iterdir())
+
+
+def _flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-100] + bytes([content[-100] ^ 64]) + content[-99:])
+
+
+def test_damaged_copies_are_told_once_and_done_without(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    early, late = _copies(copied)[1], _copies(copied)[-1]
+    _flip(early)
+    late.write_bytes(late.read_bytes()[:-1])
+    assert run(["ema", str(copied), "--lengths", "0.05,0.1,0.2", "--json", "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    told = [line for line in said.err.splitlines() if "passed over" in line]
+    assert [str(early) in told[0], str(late) in told[1], len(told)] == [True, True, 2]
+    assert all(each["missed"] > 0.1 for each in json.loads(said.out)["lengths"])  # of the end there is no copy
+
+    assert run(["ema", str(copied), "--length", "0.05", "--out", str(tmp_path / "new")]) == 0
+    *told, made = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    for path in (early, late):
+        path.unlink()
+    expected, missed = RunFolder.open(copied).snapshots.average(80, 0.05)
+    assert f"{missed:.1%} of its profile is missed" in made
+    made_of = dict(load_denoiser(tmp_path / "new", "cpu").network.named_parameters())
+    assert all(torch.equal(value, expected[name]) for name, value in made_of.items())
+
+
+def test_a_checkpoint_that_is_passed_over_is_told(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torn = shutil.copytree(copied / "checkpoints" / "000000080", copied / "checkpoints" / "000000090")
+    (torn / "state.json").write_bytes(b"")
+    assert run(["ema", str(copied), "--lengths", "0.05,0.1", "--device", "cpu"]) == 0
+    assert len([line for line in capsys.readouterr().err.splitlines() if "000000090" in line]) == 1
+
+
+@pytest.mark.parametrize("options", ["--lengths 0.05", "--length 0.05 --out TMP/new"])
+@pytest.mark.parametrize(
+    ("what", "code", "named"),
+    [
+        ("copies damaged", 1, "All copies of averages"),
+        ("no copies", 2, "There are no copies"),
+        ("no folder of copies", 2, "There are no copies"),
+        ("no checkpoints", 1, "no checkpoint that can be read"),
+        ("checkpoints torn", 1, "no checkpoint that can be read"),
+        ("no configuration", 2, "no config.toml"),
+    ],
+)
+def test_a_folder_that_is_half_there_is_one_sentence(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, code: int, named: str, options: str
+) -> None:
+    match what:
+        case "copies damaged":
+            for path in _copies(copied):
+                _flip(path)
+        case "no copies":
+            for path in _copies(copied):
+                path.unlink()
+        case "no folder of copies":
+            shutil.rmtree(copied / "averages")
+        case "no checkpoints":
+            shutil.rmtree(copied / "checkpoints")
+        case "checkpoints torn":
+            (copied / "checkpoints" / "000000080" / "model.safetensors").write_bytes(b"")
+        case "no configuration":
+            (copied / "config.toml").unlink()
+    assert run(["ema", str(copied), *options.replace("TMP", str(tmp_path)).split(), "--device", "cpu"]) == code
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert line.startswith("Error: ")
+    assert named in line
+    assert said.out == ""
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_page_of_a_folder_that_is_half_there_is_made(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("averages", "checkpoints", "previews"):
+        shutil.rmtree(copied / name)
+        assert run(["report", str(copied)]) == 0
+    for name in ("log.jsonl", "nearest.png"):
+        (copied / name).unlink()
+        assert run(["report", str(copied)]) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 5

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,9 @@ from clearwater.config import Config
 from clearwater.data import load_images
 from clearwater.evaluation.nearest import nearest
 from clearwater.pictures import enlarged, grid, to_uint8
-from clearwater.training import RunFolder
+from clearwater.training import Progress, RunFolder
 from clearwater.training import trainer as trainer_module
+from clearwater.training.optimization import Optimization
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +77,21 @@ def test_looking_takes_its_share_of_the_time_and_no_more(
     now = [0.0]
     looks = []
 
-    class Clock:
-        @staticmethod
-        def monotonic() -> float:
-            now[0] += 1.0  # the trainer asks once a step
-            return now[0]
+    step = Optimization.step
+
+    def stepping(self: Optimization, *args: Any) -> torch.Tensor:
+        now[0] += 1.0
+        return step(self, *args)
 
     def look(self: watching.Watch, event: object, sight: object) -> dict[str, object]:
         looks.append(event.seconds)
         now[0] += 3
-        self._cost, self._looked = 3.0, event.seconds
+        self._cost, self._looked, self._measured = 3.0, event.seconds, True
         return {}
 
-    monkeypatch.setattr(trainer_module, "time", Clock)
+    monkeypatch.setattr(Optimization, "step", stepping)
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(watching, "_LOOK", 0.0)
     monkeypatch.setattr(watching.Watch, "_look", look)
     (tmp_path / "tiny.toml").write_text(config.to_toml())
     (tmp_path / "images").mkdir()
@@ -99,6 +104,25 @@ def test_looking_takes_its_share_of_the_time_and_no_more(
     assert between[0] >= 150
     assert all(150 <= seconds < 160 for seconds in between)
     assert 15 <= looks[0] < 25  # the command's own start counts too
+
+
+def test_time_is_kept_back_for_the_last_look_before_there_was_one(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A look is 16 images in 20 evaluations and 256 in one; an image of training is about three. 2e8 pixels are compared
+    # in a second, and the rest of the end takes 1.5 s.
+    reserves: list[tuple[float, float]] = []
+
+    def look(self: watching.Watch, event: Progress, sight: object) -> dict[str, object]:
+        reserves.append((self._trainer.reserve, event.images_per_second))
+        return {}
+
+    monkeypatch.setattr(watching.Watch, "_look", look)
+    (tmp_path / "tiny.toml").write_text(tiny("data.size=28").to_toml())
+    options = ["--out", str(tmp_path / "run"), "--config", str(tmp_path / "tiny.toml"), "--device", "cpu"]
+    assert run(["train", "fashion-mini", *options]) == 0
+    ((reserve, speed),) = reserves
+    assert reserve == pytest.approx(1.5 + 9000 * 28 * 28 / 2e8 + (16 * 20 + 256) / 3 / speed)
 
 
 def test_training_images_are_measured_where_nothing_is_held_out(tiny: Callable[..., Config], tmp_path: Path) -> None:

@@ -11,48 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_folders import checkpoint_of, contents, cut, folder_of, latest_step, run_with
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from clearwater.config import Config
 from clearwater.data import ImageSet
-from clearwater.errors import ClearwaterError, InputError
-from clearwater.training import Checkpoint, Place, RunFolder, Trainer, load_denoiser
+from clearwater.errors import ClearwaterError
+from clearwater.training import RunFolder, Trainer, load_denoiser
 from clearwater.training import checkpoint as checkpoint_module
-
-
-def _checkpoint(step: int) -> Checkpoint:
-    def full(more: float, *shape: int) -> torch.Tensor:
-        return torch.full(shape, float(step + more))
-
-    return Checkpoint(
-        Place(step=step, seconds=step / 2, images=4 * step, data="digest"),
-        averaged={"a.weight": full(0, 2, 3), "b": full(0, 3)},
-        network={"a.weight": full(0.25, 2, 3), "b": full(0.25, 3)},
-        optimizer={"a.weight/exp_avg": full(0.5, 2, 3), "b/exp_avg": full(0.5, 3)},
-    )
-
-
-def _run(folder: Path, config: Config, steps: int = 3) -> RunFolder:
-    run = RunFolder.create(folder, config)
-    for step in range(1, steps + 1):
-        run.save(_checkpoint(step), config)
-    return run
-
-
-def _step(folder: Path) -> int:
-    latest = RunFolder.open(folder).latest()
-    assert latest is not None
-    return latest.place.step
-
-
-def _contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def _folder(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"{step:09d}"
-
 
 # --- contents
 
@@ -60,8 +27,8 @@ def _folder(run: Path, step: int) -> Path:
 def test_a_checkpoint_is_a_folder_of_four_files(tiny: Callable[..., Config], tmp_path: Path) -> None:
     config = tiny()
     run = RunFolder.create(tmp_path, config)
-    folder = run.save(_checkpoint(3), config)
-    assert folder == _folder(tmp_path, 3)
+    folder = run.save(checkpoint_of(3), config)
+    assert folder == folder_of(tmp_path, 3)
     assert {path.name for path in folder.iterdir()} == {
         "config.toml",
         "model.safetensors",
@@ -74,7 +41,7 @@ def test_a_checkpoint_is_a_folder_of_four_files(tiny: Callable[..., Config], tmp
     assert told["checksums"].keys() == {"config.toml", "model.safetensors", "state.safetensors"}
     model = load_file(folder / "model.safetensors")
     assert {name: value.tolist() for name, value in model.items()} == {
-        name: value.tolist() for name, value in _checkpoint(3).averaged.items()
+        name: value.tolist() for name, value in checkpoint_of(3).averaged.items()
     }
     assert set(load_file(folder / "state.safetensors")) == {
         "network/a.weight",
@@ -85,8 +52,8 @@ def test_a_checkpoint_is_a_folder_of_four_files(tiny: Callable[..., Config], tmp
 
 
 def test_what_was_saved_is_what_is_loaded(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    _run(tmp_path, tiny())
-    latest, saved = RunFolder.open(tmp_path).latest(), _checkpoint(3)
+    run_with(tmp_path, tiny())
+    latest, saved = RunFolder.open(tmp_path).latest(), checkpoint_of(3)
     assert latest is not None
     assert latest.place == saved.place
     for kind in ("averaged", "network", "optimizer"):
@@ -109,8 +76,21 @@ def test_the_model_of_a_run_is_the_average_of_the_weights(tiny: Callable[..., Co
     assert any(not torch.equal(value, live[name]) for name, value in loaded.items())
 
 
+def test_a_checkpoint_saved_from_a_view_of_memory_holds_only_its_values(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    # Channels-last weights are not contiguous; the file's are, with the same values.
+    config = tiny()
+    weights = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    saved = replace(checkpoint_of(1), averaged={"w": weights}, network={"w": weights}, optimizer={})
+    folder = RunFolder.create(tmp_path, config).save(saved, config)
+    loaded = load_file(folder / "model.safetensors")["w"]
+    assert loaded.is_contiguous()
+    assert torch.equal(loaded, weights)
+
+
 def test_the_last_two_checkpoints_are_kept(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    _run(tmp_path, tiny(), steps=5)
+    run_with(tmp_path, tiny(), steps=5)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["000000004", "000000005"]
 
 
@@ -129,12 +109,12 @@ def test_a_checkpoint_that_was_never_finished_is_ignored_and_cleared_away(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
     config = tiny()
-    run = _run(tmp_path, config)
+    run = run_with(tmp_path, config)
     part = tmp_path / "checkpoints" / "000000009.part"
     part.mkdir()
     (part / "model.safetensors").write_bytes(b"half of")
-    assert _step(tmp_path) == 3
-    run.save(_checkpoint(4), config)
+    assert latest_step(tmp_path) == 3
+    run.save(checkpoint_of(4), config)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["000000003", "000000004"]
 
 
@@ -142,25 +122,25 @@ def test_an_unfinished_checkpoint_of_the_same_step_is_in_nobodys_way(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
     config = tiny()
-    run = _run(tmp_path, config)
+    run = run_with(tmp_path, config)
     part = tmp_path / "checkpoints" / "000000004.part"
     part.mkdir()
     (part / "extra").write_bytes(b"left over")
-    folder = run.save(_checkpoint(4), config)
+    folder = run.save(checkpoint_of(4), config)
     assert not (folder / "extra").exists()
-    assert _step(tmp_path) == 4
+    assert latest_step(tmp_path) == 4
 
 
 _DAMAGE: dict[str, Callable[[Path], object]] = {
-    "model cut short": lambda folder: _cut(folder / "model.safetensors", 60),
-    "state cut short": lambda folder: _cut(folder / "state.safetensors", 60),
-    "model empty": lambda folder: _cut(folder / "model.safetensors", 0),
-    "state empty": lambda folder: _cut(folder / "state.safetensors", 0),
+    "model cut short": lambda folder: cut(folder / "model.safetensors", 60),
+    "state cut short": lambda folder: cut(folder / "state.safetensors", 60),
+    "model empty": lambda folder: cut(folder / "model.safetensors", 0),
+    "state empty": lambda folder: cut(folder / "state.safetensors", 0),
     "model missing": lambda folder: (folder / "model.safetensors").unlink(),
     "state missing": lambda folder: (folder / "state.safetensors").unlink(),
     "place missing": lambda folder: (folder / "state.json").unlink(),
-    "place empty": lambda folder: _cut(folder / "state.json", 0),
-    "place cut short": lambda folder: _cut(folder / "state.json", 20),
+    "place empty": lambda folder: cut(folder / "state.json", 0),
+    "place cut short": lambda folder: cut(folder / "state.json", 20),
     "place no text": lambda folder: (folder / "state.json").write_bytes(b"\xff\x00\xfe\x01"),
     "place no object": lambda folder: (folder / "state.json").write_text("null"),
     "place a list": lambda folder: (folder / "state.json").write_text("[]"),
@@ -168,47 +148,43 @@ _DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
-def _cut(path: Path, length: int) -> None:
-    path.write_bytes(path.read_bytes()[:length])
-
-
 @pytest.mark.parametrize("damage", _DAMAGE)
 def test_before_a_torn_checkpoint_the_earlier_one_is_used_with_a_warning(
     tiny: Callable[..., Config], tmp_path: Path, damage: str
 ) -> None:
-    _run(tmp_path, tiny())
-    _DAMAGE[damage](_folder(tmp_path, 3))
+    run_with(tmp_path, tiny())
+    _DAMAGE[damage](folder_of(tmp_path, 3))
     run = RunFolder.open(tmp_path)
     latest = run.latest()
     assert latest is not None
     assert latest.place.step == 2
     assert latest.averaged["b"].tolist() == [2.0, 2.0, 2.0]
     (warning,) = run.warnings
-    assert str(_folder(tmp_path, 3)) in warning
+    assert str(folder_of(tmp_path, 3)) in warning
     assert len(warning.splitlines()) == 1
 
 
 @pytest.mark.parametrize("damage", [name for name in _DAMAGE if not name.startswith("state")])
 def test_sampling_too_uses_the_earlier_model(tiny: Callable[..., Config], tmp_path: Path, damage: str) -> None:
-    _run(tmp_path, tiny())
-    _DAMAGE[damage](_folder(tmp_path, 3))
+    run_with(tmp_path, tiny())
+    _DAMAGE[damage](folder_of(tmp_path, 3))
     run = RunFolder.open(tmp_path)
     weights, place = run.model()
     assert place.step == 2
     assert weights["b"].tolist() == [2.0, 2.0, 2.0]
     (warning,) = run.warnings
-    assert str(_folder(tmp_path, 3)) in warning
+    assert str(folder_of(tmp_path, 3)) in warning
 
 
 def test_if_every_checkpoint_is_torn_each_is_named_and_there_is_no_model(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
-    _run(tmp_path, tiny())
+    run_with(tmp_path, tiny())
     for step in (2, 3):
-        _cut(_folder(tmp_path, step) / "model.safetensors", 30)
+        cut(folder_of(tmp_path, step) / "model.safetensors", 30)
     run = RunFolder.open(tmp_path)
     assert run.latest() is None
-    assert [str(_folder(tmp_path, step)) in warning for step, warning in zip((3, 2), run.warnings, strict=True)] == [
+    assert [str(folder_of(tmp_path, step)) in warning for step, warning in zip((3, 2), run.warnings, strict=True)] == [
         True,
         True,
     ]
@@ -218,30 +194,30 @@ def test_if_every_checkpoint_is_torn_each_is_named_and_there_is_no_model(
 
 def test_saving_over_a_torn_checkpoint_of_the_same_step_mends_it(tiny: Callable[..., Config], tmp_path: Path) -> None:
     config = tiny()
-    _run(tmp_path, config)
-    _cut(_folder(tmp_path, 3) / "state.safetensors", 60)
+    run_with(tmp_path, config)
+    cut(folder_of(tmp_path, 3) / "state.safetensors", 60)
     run = RunFolder.open(tmp_path)
-    run.save(_checkpoint(3), config)
-    assert _step(tmp_path) == 3
+    run.save(checkpoint_of(3), config)
+    assert latest_step(tmp_path) == 3
 
 
 @pytest.mark.parametrize("read", ["latest", "model"])
 def test_a_format_of_the_future_is_refused_and_named(tiny: Callable[..., Config], tmp_path: Path, read: str) -> None:
-    _run(tmp_path, tiny())
-    place = _folder(tmp_path, 3) / "state.json"
+    run_with(tmp_path, tiny())
+    place = folder_of(tmp_path, 3) / "state.json"
     told = json.loads(place.read_text()) | {"format": 3}
     del told["checksum"]
     place.write_text(json.dumps({**told, "checksum": checkpoint_module._of_place(told)}))
     with pytest.raises(ClearwaterError, match=r"format 3, this one reads 2") as caught:
         getattr(RunFolder.open(tmp_path), read)()
-    assert str(_folder(tmp_path, 3)) in str(caught.value)
+    assert str(folder_of(tmp_path, 3)) in str(caught.value)
     assert caught.value.exit_code == 1
 
 
 def test_a_checkpoint_of_the_first_format_is_named_too(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    _run(tmp_path, tiny())
+    run_with(tmp_path, tiny())
     place = {"format": 1, "step": 3, "seconds": 1.5, "images": 12, "data": "digest"}  # it had no checksums
-    (_folder(tmp_path, 3) / "state.json").write_text(json.dumps(place))
+    (folder_of(tmp_path, 3) / "state.json").write_text(json.dumps(place))
     with pytest.raises(ClearwaterError, match=r"format 1, this one reads 2"):
         RunFolder.open(tmp_path).latest()
 
@@ -262,154 +238,14 @@ def test_a_full_disk_is_an_os_error_and_costs_no_earlier_checkpoint(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     config = tiny()
-    run = _run(tmp_path, config)
-    before = _contents(tmp_path)
+    run = run_with(tmp_path, config)
+    before = contents(tmp_path)
     if where == "safetensors":
         monkeypatch.setattr(checkpoint_module, "save_file", _safetensors_failure)
     else:
         monkeypatch.setattr(os, "fsync", _fsync_failure)
     with pytest.raises(OSError, match="No space left on device"):
-        run.save(_checkpoint(4), config)
-    assert _contents(tmp_path) == before
+        run.save(checkpoint_of(4), config)
+    assert contents(tmp_path) == before
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["000000002", "000000003"]
-    assert _step(tmp_path) == 3
-
-
-# --- which folders are taken
-
-
-def test_the_folder_of_a_run_keeps_its_configuration(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    config = tiny("training.seed=5")
-    RunFolder.create(tmp_path / "new" / "run", config)
-    assert RunFolder.open(tmp_path / "new" / "run").config() == config
-    assert RunFolder.create(tmp_path / "new" / "run", config).config() == config
-
-
-def test_a_run_with_other_settings_is_refused_and_the_settings_are_named(
-    tiny: Callable[..., Config], tmp_path: Path
-) -> None:
-    _run(tmp_path, tiny())
-    before = _contents(tmp_path)
-    with pytest.raises(InputError, match=r"model\.channels 16 and 32; training\.seed 0 and 4"):
-        RunFolder.create(tmp_path, tiny("model.channels=32", "training.seed=4"))
-    assert _contents(tmp_path) == before
-
-
-@pytest.mark.parametrize("name", ["notes.txt", "config.toml", "checkpoints/000000001/config.toml"])
-def test_a_folder_that_holds_something_else_is_refused_and_left_untouched(
-    tiny: Callable[..., Config], tmp_path: Path, name: str
-) -> None:
-    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / name).write_text("baseURL = 'of something else'")
-    before = _contents(tmp_path)
-    with pytest.raises(InputError) as caught:
-        RunFolder.create(tmp_path, tiny())
-    assert str(tmp_path) in str(caught.value)
-    assert _contents(tmp_path) == before
-
-
-def test_a_configuration_that_is_no_text_is_refused(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(InputError, match=r"config\.toml"):
-        RunFolder.create(tmp_path, tiny())
-    with pytest.raises(InputError, match=r"config\.toml"):
-        RunFolder.open(tmp_path).config()
-
-
-def test_a_file_is_refused_where_a_run_folder_is_meant(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("content")
-    with pytest.raises(InputError, match="is a file"):
-        RunFolder.create(tmp_path / "file", tiny())
-    with pytest.raises(InputError, match="is not a run folder"):
-        RunFolder.open(tmp_path / "file")
-    assert (tmp_path / "file").read_text() == "content"
-
-
-def test_an_empty_folder_is_taken(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    config = tiny()
-    assert RunFolder.create(tmp_path, config).config() == config
-
-
-def test_a_folder_without_a_run_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        RunFolder.open(tmp_path / "none")
-    with pytest.raises(InputError, match="is not a run folder"):
-        RunFolder.open(tmp_path)
-
-
-def test_weights_that_do_not_fit_their_configuration_are_refused(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    _run(tmp_path, tiny())
-    with pytest.raises(InputError, match=r"do not fit its config\.toml") as caught:
-        load_denoiser(tmp_path, "cpu")
-    assert len(str(caught.value).splitlines()) == 1
-
-
-# --- the log
-
-
-def _entry(step: int, loss: float = 1.0) -> dict[str, float]:
-    return {"step": step, "loss": loss}
-
-
-def test_the_log_is_what_was_logged(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path, tiny())
-    assert run.entries() == []
-    for step in (10, 20, 30):
-        run.log(_entry(step, 1 / step))
-    assert RunFolder.open(tmp_path).entries() == [_entry(step, 1 / step) for step in (10, 20, 30)]
-
-
-def test_what_a_resumed_run_logs_again_replaces_what_came_after(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path, tiny())
-    for step in (10, 20, 30, 40):
-        run.log(_entry(step, loss=1))
-    for step in (25, 35):
-        run.log(_entry(step, loss=2))
-    assert run.entries() == [_entry(10, 1), _entry(20, 1), _entry(25, 2), _entry(35, 2)]
-
-
-def test_a_torn_last_line_is_ignored_and_costs_no_later_one(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path, tiny())
-    run.log(_entry(10))
-    with (tmp_path / "log.jsonl").open("a") as log:
-        log.write('{"step": 20, "lo')
-    assert run.entries() == [_entry(10)]
-    run.log(_entry(30))
-    run.log(_entry(40))
-    assert run.entries() == [_entry(10), _entry(30), _entry(40)]
-
-
-def test_a_checkpoint_saved_from_a_view_of_memory_holds_only_its_values(
-    tiny: Callable[..., Config], tmp_path: Path
-) -> None:
-    # Channels-last weights are not contiguous; the file's are, with the same values.
-    config = tiny()
-    weights = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
-    saved = replace(_checkpoint(1), averaged={"w": weights}, network={"w": weights}, optimizer={})
-    folder = RunFolder.create(tmp_path, config).save(saved, config)
-    loaded = load_file(folder / "model.safetensors")["w"]
-    assert loaded.is_contiguous()
-    assert torch.equal(loaded, weights)
-
-
-# --- one checkpoint of a run, in the place of the run
-
-
-def test_a_checkpoint_can_be_opened_as_the_run_was_then(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    config = tiny()
-    _run(tmp_path / "run", config)
-    for step in (2, 3):
-        then = RunFolder.open(_folder(tmp_path / "run", step))
-        assert then.config() == config
-        weights, place = then.model()
-        assert place.step == step
-        assert weights["b"].tolist() == _checkpoint(step).averaged["b"].tolist()
-
-
-def test_a_checkpoint_is_no_run_to_train_into(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    config = tiny()
-    _run(tmp_path / "run", config)
-    before = _contents(tmp_path)
-    with pytest.raises(InputError, match="one checkpoint of a run"):
-        RunFolder.create(_folder(tmp_path / "run", 3), config)
-    assert _contents(tmp_path) == before
+    assert latest_step(tmp_path) == 3

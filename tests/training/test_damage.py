@@ -157,7 +157,7 @@ def test_losses_of_another_objective_are_not_compared_with_the_new_one_s(
     list(_trainer(tiny("training.steps=2", "chain.levels=20"), tmp_path))
     changed = tiny("training.steps=4", "chain.levels=20", "objective.weight=p2")
     trainer = _trainer(changed, tmp_path, override=True)
-    assert trainer._guard.history == []
+    assert trainer._losses.history == []
     list(trainer)
     kept = RunFolder.open(tmp_path).latest()
     assert kept is not None

@@ -16,6 +16,7 @@ from clearwater.config import Config
 from clearwater.data import ImageSet
 from clearwater.errors import ClearwaterError
 from clearwater.training import Event, Progress, RunFolder, Saved, Stopped, Trainer, WentBack
+from clearwater.training import losses as losses_module
 from clearwater.training import trainer as trainer_module
 from clearwater.training.guard import Guard
 
@@ -143,7 +144,7 @@ def test_after_going_back_images_and_noise_are_others(tiny: Callable[..., Config
 
 
 def test_a_leap_is_gone_back_from(tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "CHECK_STEPS", 20)
+    monkeypatch.setattr(losses_module, "CHECK_STEPS", 20)
     config = tiny("training.steps=60")
     trainer = _trainer(config, tmp_path)
     plain, spoilt = trainer._optimization.step, [30]
@@ -209,7 +210,7 @@ def test_a_checkpoint_is_not_taken_of_weights_that_are_no_numbers(tiny: Callable
 def test_what_the_guard_remembers_is_that_of_an_unbroken_run(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_step: None, stop: int
 ) -> None:
-    monkeypatch.setattr(trainer_module, "CHECK_STEPS", 10)
+    monkeypatch.setattr(losses_module, "CHECK_STEPS", 10)
     config = tiny("training.steps=40")
     places = []
     for name, stops in (("unbroken", ()), ("broken", (stop,))):

@@ -96,7 +96,7 @@ def test_a_run_that_goes_on_is_the_same_one_and_sends_no_step_again(
         (monitor,) = open_monitors([name], run, run.config())
         for step in steps:
             monitor.scalars(step, {"loss": 1 / step})
-            run.log({"step": step})
+            run.log({"step": step, "loss": 1 / step})
     first, second = library.begun
     assert first[key] == second[key]
     assert (first["resume"], second["resume"]) == ("allow", "allow")
@@ -266,7 +266,7 @@ for part in (1, 2):
     monitor.scalars(10 * part, {"loss": 0.5 / part})
     monitor.picture(10 * part, picture)
     monitor.close()
-    run.log({"step": 10 * part})
+    run.log({"step": 10 * part, "loss": 0.5 / part})
 """
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clearwater.denoisers import NetworkDenoiser
-    from clearwater.training import RunFolder
+    from clearwater.training import Place, RunFolder
 
 __all__ = ["ema"]
 
@@ -84,8 +84,8 @@ def ema(
         return
     if plot is not None:
         refuse_picture(plot, ".png")
-    chosen = pick_device(device)
-    found = [_quality(folder, each, n, chosen) for each in _parsed(lengths)]
+    chosen, step = pick_device(device), _place(folder).step
+    found = [_quality(folder, step, each, n, chosen) for each in _parsed(lengths)]
     if as_json:
         print(json.dumps({"run": str(run), "lengths": [vars(each) for each in found]}, indent=1))
     else:
@@ -116,11 +116,11 @@ def _parsed(lengths: str | None) -> list[float]:
 def _make(folder: RunFolder, length: float, out: Path) -> None:
     from clearwater.training import Checkpoint, RunFolder
 
-    place = folder.model()[1]
-    average, missed = folder.snapshots.average(place.step, length)
     RunFolder.refuse_other(out)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"'{out}' holds a run already: give --out an empty or a new folder.")
+    place = _place(folder)
+    average, missed = _average(folder, place.step, length)
     made = RunFolder.create(out, folder.config())
     made.save(Checkpoint(place, average, average, {}), folder.config())
     say(
@@ -129,10 +129,28 @@ def _make(folder: RunFolder, length: float, out: Path) -> None:
     )
 
 
-def _quality(folder: RunFolder, length: float, n: int, device: torch.device) -> Quality:
+def _place(folder: RunFolder) -> Place:
+    """Where the run is, and what was passed over to find it, said."""
+    place = folder.model()[1]
+    for warning in folder.warnings:
+        say(warning)
+    return place
+
+
+def _average(folder: RunFolder, step: int, length: float) -> tuple[dict[str, Tensor], float]:
+    """The average, and the part of its profile that it misses; what was passed over is said the first time."""
+    snapshots = folder.snapshots
+    before = len(snapshots.warnings)
+    made = snapshots.average(step, length)
+    for warning in snapshots.warnings[before:]:
+        say(warning)
+    return made
+
+
+def _quality(folder: RunFolder, step: int, length: float, n: int, device: torch.device) -> Quality:
     from clearwater.training import load_denoiser
 
-    average, missed = folder.snapshots.average(folder.model()[1].step, length)
+    average, missed = _average(folder, step, length)
     model = load_denoiser(folder, device, tensors=average)
     with live_line(f"length {length:g}") as report:
         share = 0.5 if n else 1.0

@@ -30,8 +30,10 @@ _SOONEST = 15.0  # seconds between looks
 _LAST = 0.95  # of the run
 _PREVIEWED, _STEPS = 16, 20
 _UNSEEN = 256
+_LOOK = (_PREVIEWED * _STEPS + _UNSEEN) / 3  # images of training that take as long: one is about three evaluations
 _BOUND_BY_PICTURE = 25  # what an estimate of the bound costs in such pictures: ten times the evaluations, in float32
 _ENDING = 1.5  # seconds for the last checkpoint, the loss curve and the page
+_COMPARED = 2e8  # pixel values a second, in the search for the nearest images
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,16 @@ class Watch:
         looks: Looks,
         monitors: Sequence[Monitor] = (),
     ) -> None:
+        from clearwater.data import ImageSet
+
         self._trainer, self._run, self._report = trainer, run, report
         self._images, self._monitors = looks.images, monitors
         self._sight = None if looks.images is None else _sight(trainer, looks.images, looks)
         self._cost, self._looked = 0.0, trainer.seconds
-        trainer.reserve = _ENDING
+        self._measured = False  # until there was a look, what it costs is reckoned
+        compared = looks.images.images.numel() if isinstance(looks.images, ImageSet) else 0
+        self._ending = _ENDING + compared / _COMPARED
+        trainer.reserve = self._ending
         self.finished, self._complained = False, False
 
     def __call__(self, event: Event) -> None:
@@ -135,6 +142,9 @@ class Watch:
             "level_losses": [None if math.isnan(loss) else float(f"{loss:.4g}") for loss in event.level_losses],
             "memory_mb": round(_memory_mb(self._trainer.device), 1),
         }
+        if self._sight is not None and not self._measured:
+            self._cost = _LOOK / event.images_per_second
+            self._trainer.reserve = self._cost + self._ending
         since = event.seconds - self._looked
         # Shortly before the end there is none: the last one comes anyway.
         due = event.fraction < _LAST and since >= max(_SOONEST, self._cost / _SHARE)
@@ -173,8 +183,8 @@ class Watch:
         if _BOUND_BY_PICTURE * pictured < _SHARE * event.seconds:  # in a run of a few minutes it would not pay
             bound = cheap_bound(model, sight.seen, sight.unseen[: _UNSEEN // 4])
             figures |= {"bits_per_dim": bound.bits, "bits_per_dim_error": bound.error}
-        self._cost, self._looked = time.monotonic() - began, event.seconds
-        self._trainer.reserve = self._cost + _ENDING  # what comes after the last step is part of the time that is given
+        self._cost, self._looked, self._measured = time.monotonic() - began, event.seconds, True
+        self._trainer.reserve = self._cost + self._ending
         return figures
 
     def _page(self) -> None:

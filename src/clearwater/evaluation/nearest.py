@@ -7,7 +7,8 @@ from torch import Tensor
 
 __all__ = ["nearest"]
 
-_AT_ONCE = 4096
+_AT_ONCE = 2**20  # values: more do not stay in a processor's cache
+_FEWEST = 32  # images, of which fewer are compared one by one, slowly
 
 
 def nearest(samples: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,8 +24,9 @@ def nearest(samples: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
     wanted = samples.flatten(1).float()
     best = torch.full((len(samples),), torch.inf)
     at = torch.zeros(len(samples), dtype=torch.int64)
-    for first in range(0, len(data), _AT_ONCE):
-        part = data[first : first + _AT_ONCE].flatten(1).float()
+    at_once = max(_AT_ONCE // wanted.shape[1], _FEWEST)
+    for first in range(0, len(data), at_once):
+        part = data[first : first + at_once].flatten(1).float()
         distances, index = torch.cdist(wanted, part).min(1)
         nearer = distances < best
         best = torch.where(nearer, distances, best)

@@ -151,7 +151,8 @@ def _tiles(config: Config, log: Log, progress: _Progress) -> Iterator[tuple[str,
     """The figures that matter first: what each is, the number, and what follows it in small print."""
     training = config.training
     yield "Steps", f"{progress.step:,}", "" if training.steps is None else f" of {training.steps:,}"
-    yield "Images seen", f"{progress.step * training.batch:,}", ""
+    step, images = (0, 0) if progress.kept is None else (progress.kept.step, progress.kept.images)
+    yield "Images seen", f"{images + (progress.step - step) * training.batch:,}", ""
     time, unit = _time(progress.seconds)
     if training.minutes is not None:
         whole, of_unit = _time(60 * training.minutes)

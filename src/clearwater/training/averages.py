@@ -58,6 +58,11 @@ class Averages:
             for name, value in whole(average.parameters).items()
         }
 
+    def begin(self, *, first: bool) -> None:
+        """Begins with a run that has no checkpoint: the first process removes copies that an earlier try has left."""
+        if self._snapshots is not None and first:
+            self._snapshots.forget_after(0)
+
     def load(self, checkpoint: Checkpoint, *, first: bool) -> None:
         """Goes on from those of a checkpoint; the first process removes the copies of later steps."""
         self.main.load(checkpoint.averaged)

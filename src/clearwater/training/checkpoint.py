@@ -13,14 +13,14 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clearwater.config import Config
 from clearwater.errors import ClearwaterError
-from clearwater.files import sync, write_through
+from clearwater.files import MISSING, sync, write_through
 
 __all__ = ["Checkpoint", "Place", "TornError", "read_place", "read_state", "read_weights", "write_checkpoint"]
 
@@ -31,7 +31,7 @@ _GROUPS = ("network", "optimizer", "times", "lengths")  # of state.safetensors
 
 
 class TornError(Exception):
-    """A checkpoint cannot be read; the message says why."""
+    """A checkpoint is damaged; the message says how. One that merely cannot be read now is no such error."""
 
 
 class Place(BaseModel):
@@ -106,9 +106,9 @@ def read_place(folder: Path) -> Place:
 
     Raises:
         TornError: its state.json is damaged.
-        ClearwaterError: it is whole, and of another version of clearwater.
+        ClearwaterError: it is whole, and of another version of clearwater; or the system cannot read it now.
     """
-    return Place.model_validate_json(json.dumps({name: _place(folder)[name] for name in Place.model_fields}))
+    return _told(folder)[0]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -116,9 +116,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
     Raises:
         TornError: they, or the configuration beside them, are not what was written.
+        ClearwaterError: as of `read_place`.
     """
-    _verify(folder, _CONFIG)
-    return _tensors(folder, _MODEL)
+    return _weights(folder, _told(folder)[1])
 
 
 def read_state(folder: Path) -> Checkpoint:
@@ -126,35 +126,46 @@ def read_state(folder: Path) -> Checkpoint:
 
     Raises:
         TornError: some file is not what was written.
+        ClearwaterError: as of `read_place`.
     """
-    averaged, state = read_weights(folder), _tensors(folder, _STATE)
+    place, checksums = _told(folder)
+    averaged, state = _weights(folder, checksums), _tensors(folder, _STATE, checksums)
 
     def below(group: str) -> dict[str, Tensor]:
         prefix = f"{group}/"
         return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
-    return Checkpoint(read_place(folder), averaged, **{name: below(name) for name in _GROUPS})
+    return Checkpoint(place, averaged, **{name: below(name) for name in _GROUPS})
 
 
-def _place(folder: Path) -> dict[str, object]:
+def _told(folder: Path) -> tuple[Place, dict[str, str]]:
+    """What state.json says: how far the checkpoint is, and the checksums of its other files."""
+    torn = TornError(f"its {_PLACE} is damaged")
     try:
         written = json.loads((folder / _PLACE).read_bytes())
     except OSError as error:
-        raise TornError(str(error)) from None
-    except ValueError:
-        raise TornError(f"its {_PLACE} is damaged") from None
+        raise _unread(folder, _PLACE, error) from None
+    except (ValueError, RecursionError):
+        raise torn from None
     if not isinstance(written, dict):
-        raise TornError(f"its {_PLACE} is damaged")
-    checksum = written.pop("checksum", None)
-    first_format = checksum is None and written.get("format") == 1  # which had none
-    if not first_format and checksum != _of_place(written):
-        raise TornError(f"its {_PLACE} is damaged")
-    if written["format"] != _FORMAT:
+        raise torn
+    checksum, written_in = written.pop("checksum", None), written.get("format")
+    first_format = checksum is None and written_in == 1  # which had none
+    if not isinstance(written_in, int) or (not first_format and checksum != _of_place(written)):
+        raise torn
+    if written_in != _FORMAT:
         raise ClearwaterError(
             f"The checkpoint '{folder}' was written by another version of clearwater "
-            f"(format {written['format']}, this one reads {_FORMAT}): use that version."
+            f"(format {written_in}, this one reads {_FORMAT}): use that version."
         )
-    return written
+    checksums = written.get("checksums")
+    if not isinstance(checksums, dict) or not {_CONFIG, _MODEL, _STATE} <= checksums.keys():
+        raise torn
+    try:
+        # What a version before this one did not write has its default.
+        return Place.model_validate_json(json.dumps(written)), checksums
+    except ValidationError:
+        raise torn from None
 
 
 def _of_place(place: dict[str, object]) -> str:
@@ -166,23 +177,40 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _verify(folder: Path, name: str) -> None:
-    checksums = _place(folder)["checksums"]
-    assert isinstance(checksums, dict)
+def _verify(folder: Path, name: str, checksums: dict[str, str]) -> None:
     try:
         found = _checksum(folder / name)
     except OSError as error:
-        raise TornError(str(error)) from None
+        raise _unread(folder, name, error) from None
     if found != checksums[name]:
         raise TornError(f"its {name} is not what was written")
 
 
-def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    _verify(folder, name)
+def _weights(folder: Path, checksums: dict[str, str]) -> dict[str, Tensor]:
+    _verify(folder, _CONFIG, checksums)
+    return _tensors(folder, _MODEL, checksums)
+
+
+def _tensors(folder: Path, name: str, checksums: dict[str, str]) -> dict[str, Tensor]:
+    _verify(folder, name, checksums)
     try:
         return load_file(folder / name)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise _unread(folder, name, error) from None
+    except SafetensorError as error:
         raise TornError(str(error)) from None
+
+
+def _unread(folder: Path, name: str, error: OSError) -> TornError | ClearwaterError:
+    """What it means that the system cannot read a file."""
+    why = f"{name}: {error.strerror or error}"
+    if isinstance(error, MISSING):
+        return TornError(why)
+    # It may be whole, and the next save would remove it if an earlier one were gone on from.
+    return ClearwaterError(
+        f"The checkpoint '{folder}' cannot be read now ({why}): repeat the command when it can be, or remove that "
+        "folder to use the checkpoint before it."
+    )
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

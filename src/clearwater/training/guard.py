@@ -7,7 +7,10 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 
-__all__ = ["CHECK_STEPS", "Guard"]
+from clearwater.config import TrainingConfig
+from clearwater.errors import ClearwaterError
+
+__all__ = ["CHECK_STEPS", "Guard", "diverged"]
 
 CHECK_STEPS = 50
 """Losses are looked at as means over so many steps: a GPU is waited for once in as many."""
@@ -58,3 +61,24 @@ class Guard:
 
     def _large(self, loss: float) -> bool:
         return len(self._history) >= _KNOWN and loss > _LEAP * max(map(abs, self._history))
+
+
+def diverged(
+    what: str, attempts: int, *, kept: bool, losses: Sequence[float], training: TrainingConfig
+) -> ClearwaterError:
+    """The error of a training that cannot go on, with a diagnosis.
+
+    Args:
+        what: was seen, and after which step.
+        attempts: how often, with other images each time.
+        kept: whether there is a checkpoint.
+        losses: the last means before, oldest first.
+        training: the settings, of which others may help.
+    """
+    seen = ", ".join(f"{loss:.4g}" for loss in losses[-3:])
+    return ClearwaterError(
+        f"{what[0].upper()}{what[1:]}, and training has failed so {attempts} times with other images each time, so it "
+        f"cannot go on; {'the last checkpoint is kept' if kept else 'nothing was saved yet'}. The loss before was "
+        f"{seen or 'none'}. Try a learning rate (training.learning_rate) below {training.learning_rate:g}, a smaller "
+        f"training.clip than {training.clip:g}, or training.precision=fp32."
+    )

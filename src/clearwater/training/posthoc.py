@@ -6,18 +6,21 @@ is then a linear combination of these copies: the one whose profile over the ste
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from clearwater.errors import InputError
-from clearwater.files import write_atomically
+from clearwater.errors import ClearwaterError, InputError
+from clearwater.files import MISSING, write_atomically
 
 __all__ = [
     "LENGTHS",
@@ -33,6 +36,18 @@ LENGTHS = (0.05, 0.10)
 """The relative lengths that are kept; those between and around them are made of both."""
 
 _LONGEST = 12**-0.5  # of a profile that is flat: the mean of all weights
+
+_CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{32})"')
+_BLANK = "0" * 32
+_CHANGED = "it is not what was written"
+
+
+class _DamagedError(Exception):
+    """A copy is not what was written."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"The copy of the averages '{path}' cannot be read ({why}), so it is passed over.")
+        self.path = path
 
 
 def length_of(gamma: float) -> float:
@@ -106,14 +121,19 @@ def combination(snapshots: Sequence[Snapshot], step: int, length: float) -> tupl
 
 
 class Snapshots:
-    """The copies in a folder: a file a step, in fp16, with all lengths in it.
+    """The copies in a folder: a file a step, in fp16, with all lengths and a checksum in it.
+
+    Attributes:
+        warnings: a sentence for each damaged file that was passed over.
 
     Args:
         folder: need not exist until something is kept.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.warnings: list[str] = []
         self._folder = folder
+        self._damaged: set[Path] = set()
 
     def keep(self, step: int, averages: Mapping[float, Mapping[str, Tensor]]) -> None:
         """Keeps the averages of these lengths after a step."""
@@ -122,37 +142,96 @@ class Snapshots:
             for length, average in averages.items()
             for name, value in average.items()
         }
+        path = self._folder / f"{step:09d}.safetensors"
         self._folder.mkdir(exist_ok=True)
-        write_atomically(self._folder / f"{step:09d}.safetensors", save(tensors))
+        write_atomically(path, _with_checksum(tensors))
+        self._damaged.discard(path)
 
     def forget_after(self, step: int) -> None:
-        """Removes what is of later steps, to which a run that went back will come again."""
-        for path in self._paths():
-            if int(path.stem) > step:
-                path.unlink()
+        """Removes what is of later steps, to which a run that went back will come again, and what was half written."""
+        later = [path for path in self._paths() if int(path.stem) > step]
+        for path in [*later, *self._folder.glob(".*.part")]:
+            path.unlink()
 
     def average(self, step: int, length: float) -> tuple[dict[str, Tensor], float]:
         """The average of this length after a step, by parameter name, and what part of its profile is missed.
 
+        It is made of the copies that can be read; the others go to `warnings`.
+
         Raises:
             InputError: nothing was kept, or the length is none.
+            ClearwaterError: all that was kept is damaged.
         """
-        kept, files = [], []
-        for path in self._paths():
-            if int(path.stem) <= step:
-                kept += [Snapshot(int(path.stem), known) for known in LENGTHS]
-                files.append(path)
-        factors, missed = combination(kept, step, length)
-        sums: dict[str, Tensor] = {}
-        for i, path in enumerate(files):  # one file in memory at a time
-            tensors = load_file(path)
-            for j, known in enumerate(LENGTHS):
-                prefix, factor = f"{known:.3f}/", factors[i * len(LENGTHS) + j]
-                for name, value in tensors.items():
-                    if name.startswith(prefix):
-                        own = name.removeprefix(prefix)
-                        sums[own] = sums.get(own, torch.zeros((), dtype=torch.float64)) + factor * value.double()
-        return {name: value.float() for name, value in sums.items()}, missed
+        kept = [path for path in self._paths() if int(path.stem) <= step]
+        if not kept:
+            raise InputError(
+                f"There are no copies of averages in '{self._folder}' up to step {step}: train with "
+                "training.ema_snapshots above 0."
+            )
+        while whole := [path for path in kept if path not in self._damaged]:
+            snapshots = [Snapshot(int(path.stem), known) for path in whole for known in LENGTHS]
+            factors, missed = combination(snapshots, step, length)
+            try:
+                return _combined(whole, factors), missed
+            except _DamagedError as error:  # other factors make the best of the rest
+                self._damaged.add(error.path)
+                self.warnings.append(str(error))
+        raise ClearwaterError(
+            f"All copies of averages in '{self._folder}' up to step {step} are damaged, so none can be made of them: "
+            "restore them, or train again."
+        )
 
     def _paths(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("[0-9]*.safetensors") if path.stem.isdecimal())
+
+
+def _combined(paths: Sequence[Path], factors: Tensor) -> dict[str, Tensor]:
+    """The sum of the averages in these files, each times its factor, by parameter name."""
+    sums: dict[str, Tensor] = {}
+    for path, of_file in zip(paths, factors.view(-1, len(LENGTHS)), strict=True):
+        tensors = _read(path)  # one file in memory at a time
+        for known, factor in zip(LENGTHS, of_file, strict=True):
+            prefix = f"{known:.3f}/"
+            for name, value in tensors.items():
+                if name.startswith(prefix):
+                    own = name.removeprefix(prefix)
+                    sums[own] = sums.get(own, torch.zeros((), dtype=torch.float64)) + factor * value.double()
+    return {name: value.float() for name, value in sums.items()}
+
+
+def _with_checksum(tensors: dict[str, Tensor]) -> bytes:
+    """A safetensors file whose header holds a checksum: that of the whole file with zeros in its place."""
+    content = save(tensors, metadata={"checksum": _BLANK})
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest().encode()
+    found = _found_checksum(content)
+    assert found is not None
+    return b"".join([memoryview(content)[: found.start(1)], digest, memoryview(content)[found.end(1) :]])
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, if they are those that were written."""
+    try:
+        content = path.read_bytes()
+    except MISSING as error:
+        raise _DamagedError(path, str(error.strerror)) from None
+    found = _found_checksum(content)
+    if found is not None:
+        digest = hashlib.blake2b(memoryview(content)[: found.start(1)], digest_size=16)
+        digest.update(_BLANK.encode())
+        digest.update(memoryview(content)[found.end(1) :])
+        if digest.hexdigest().encode() != found[1]:
+            raise _DamagedError(path, _CHANGED)
+    elif b'"__metadata__"' in content[: _end_of_header(content)]:  # files had neither before there were checksums
+        raise _DamagedError(path, _CHANGED)
+    try:
+        return load(content)
+    except SafetensorError:
+        raise _DamagedError(path, _CHANGED) from None
+
+
+def _found_checksum(content: bytes) -> re.Match[bytes] | None:
+    return _CHECKSUM.search(content, 0, _end_of_header(content))
+
+
+def _end_of_header(content: bytes) -> int:
+    return min(8 + int.from_bytes(content[:8], "little"), len(content))

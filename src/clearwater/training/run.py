@@ -1,16 +1,16 @@
 """Run folders: a configuration, a log, and checkpoints that are there whole or not at all.
 
 RUN/config.toml           the configuration of the run
-RUN/log.jsonl             one line a report
+RUN/log.jsonl             one line a report (log.py)
 RUN/averages/             copies of averages, for one of any length (posthoc.py)
 RUN/checkpoints/000001000/  after step 1000 (checkpoint.py)
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -30,9 +30,11 @@ from clearwater.training.checkpoint import (
     read_weights,
     write_checkpoint,
 )
+from clearwater.training.log import append, reports
 from clearwater.training.posthoc import Snapshots
+from clearwater.world import World
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "newest"]
 
 _KEPT = 2
 _ENDS = ("training.steps ", "training.minutes ")
@@ -51,12 +53,20 @@ Read = TypeVar("Read")
 
 
 class RunFolder:
-    """A folder that holds one run."""
+    """A folder that holds one run.
+
+    Attributes:
+        path: the folder.
+        warnings: a sentence for each torn checkpoint that was passed over.
+        snapshots: the copies of averages that were kept on the way.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.warnings: list[str] = []
+        self.snapshots = Snapshots(path / "averages")
         self._accepted: Config | None = None
+        self._torn: set[Path] = set()
 
     @classmethod
     def create(cls, path: Path, config: Config, *, override: bool = False) -> RunFolder:
@@ -147,14 +157,25 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        # Later ones could not be read, or training would not be here; earlier ones beyond the last few are spent.
-        earlier = [other for other in self._folders() if other.name <= folder.name]
-        for spent in set(self._folders()) - set(earlier[-_KEPT:]):
-            shutil.rmtree(spent, ignore_errors=True)
+        self._torn.discard(folder)
+        with suppress(OSError):  # the checkpoint is written; what is spent can go the next time
+            self._clear(folder)
         return folder
 
+    def _clear(self, newest: Path) -> None:
+        """Removes all checkpoints but the newest and the last whole ones before it."""
+        # Later ones are torn, or training would not be here: of one that is merely out of reach it would have said so.
+        folders = self._folders()
+        whole = [other for other in folders if other.name <= newest.name and other not in self._torn]
+        for spent in set(folders) - set(whole[-_KEPT:]):
+            shutil.rmtree(spent, ignore_errors=True)
+
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that can be read, or None if none was written. Torn ones go to `warnings`."""
+        """The newest checkpoint that is whole, or None if none was written. Torn ones go to `warnings`.
+
+        Raises:
+            ClearwaterError: a newer one is of another version, or cannot be read now and may be whole.
+        """
         return self._newest(read_state)
 
     def at(self, step: int) -> Checkpoint | None:
@@ -187,34 +208,13 @@ class RunFolder:
         except (OSError, SafetensorError):  # none yet, or torn: it is measured again
             return None
 
-    @property
-    def snapshots(self) -> Snapshots:
-        """The copies of averages that were kept on the way."""
-        return Snapshots(self.path / "averages")
-
     def log(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to the log."""
-        with self._log_path.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, 2)
-                if file.read(1) != b"\n":  # a line that was torn when the machine went down
-                    file.write(b"\n")
-            file.write(json.dumps(dict(entry)).encode() + b"\n")
+        append(self._log_path, entry)
 
     def entries(self) -> list[dict[str, Any]]:
-        """The log, in the order of the steps; what an interruption made obsolete is left out."""
-        kept: list[dict[str, Any]] = []
-        if self._log_path.is_file():
-            for line in self._log_path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:  # the last line, torn when the machine went down
-                    continue
-                # A resumed run logs steps again from where it took up; they replace what came after.
-                while kept and kept[-1]["step"] >= entry["step"]:
-                    kept.pop()
-                kept.append(entry)
-        return kept
+        """The log, in the order of the steps; what an interruption made obsolete is left out, and what is damaged."""
+        return reports(self._log_path)
 
     @staticmethod
     def _is_checkpoint(path: Path) -> bool:
@@ -238,7 +238,11 @@ class RunFolder:
     def _folders(self) -> list[Path]:
         if self._is_checkpoint(self.path):
             return [self.path]
-        return sorted(folder for folder in self._checkpoints.glob("[0-9]*") if folder.name.isdecimal())
+        try:  # glob would take a folder out of reach for an empty one, and the run would begin again
+            found = list(self._checkpoints.iterdir())
+        except FileNotFoundError:
+            return []
+        return sorted(folder for folder in found if folder.name.isdecimal())
 
     def _newest(self, read: Callable[[Path], Read], folders: list[Path] | None = None) -> Read | None:
         """What is read of the newest checkpoint of which it can be."""
@@ -246,5 +250,25 @@ class RunFolder:
             try:
                 return read(folder)
             except TornError as error:
+                self._torn.add(folder)
                 self.warnings.append(f"The checkpoint '{folder}' cannot be read ({error}), so it is passed over.")
         return None
+
+
+def newest(run: RunFolder, world: World) -> Checkpoint | None:
+    """The newest checkpoint that the first process can read, in all of them; None if there is none.
+
+    Raises:
+        ClearwaterError: another process cannot read it.
+    """
+    checkpoint = run.latest() if world.first else None
+    step = world.told(None if checkpoint is None else checkpoint.place.step)
+    if world.first or step is None:
+        return checkpoint
+    checkpoint = run.at(step)
+    if checkpoint is None:
+        raise ClearwaterError(
+            f"Process {world.rank} cannot read the checkpoint of step {step} in '{run.path}': keep the run in a folder "
+            "that all machines share."
+        )
+    return checkpoint

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -24,10 +23,11 @@ from clearwater.training.budget import budget, learning_rate_factor
 from clearwater.training.checkpoint import Checkpoint, Place
 from clearwater.training.ema import EMA
 from clearwater.training.events import Event, NotSaved, Progress, Saved, Stopped, WentBack
-from clearwater.training.guard import CHECK_STEPS, Guard
+from clearwater.training.guard import diverged
+from clearwater.training.losses import Losses
 from clearwater.training.optimization import Optimization
 from clearwater.training.parameters import CHAIN, begin_with, local, trained_parameters, whole
-from clearwater.training.run import RunFolder
+from clearwater.training.run import RunFolder, newest
 from clearwater.world import World
 
 __all__ = ["Trainer"]
@@ -99,9 +99,8 @@ class Trainer:
         self._parameters = self._optimization.parameters
         begin_with(self._parameters, start)
         self._averages = Averages(self._parameters, training, run.snapshots if run else None)
-        self._measured = f"{config.objective.model_dump_json()} {training.batch}"
-        self._guard, self._failures = Guard(), 0
-        self._window, self._windowed = torch.zeros((), device=device), 0  # the losses since the guard looked at them
+        self._losses = Losses(f"{config.objective.model_dump_json()} {training.batch}", device, self._world)
+        self._failures = 0
         self._begin_attempt(0)
         checkpoint = self._newest()
         if checkpoint is not None:
@@ -109,6 +108,8 @@ class Trainer:
             self.seconds = checkpoint.place.seconds
         elif training.start is not None and start is None:
             raise InputError(f"The run to start from, '{training.start}', has to give the weights to begin with.")
+        else:
+            self._averages.begin(first=self._world.first)
         if run is not None and self._world.first:
             run.accept()
 
@@ -202,7 +203,7 @@ class Trainer:
     def _train_step(self, learning_rate: float) -> str | None:
         """Makes a step. Returns what went wrong if it could not be made."""
         try:
-            self._window += self._optimization.step(self.step, self._seed, learning_rate)
+            self._losses.add(self._optimization.step(self.step, self._seed, learning_rate))
         except InputError as error:
             # Levels and variances that are no longer any: the settings were good when training began.
             if self._world.size > 1:  # the others have found nothing, and would wait for this one
@@ -210,7 +211,6 @@ class Trainer:
             return f"a step could not be made ({error})"
         self.step += 1
         self.images_seen += self.config.training.batch
-        self._windowed += 1
         self._averages.update(self.step)
         return None
 
@@ -225,20 +225,17 @@ class Trainer:
 
     def _fault(self, *, closely: bool) -> str | None:
         """What is wrong with training, if that is looked at after this step; closely before the state is kept."""
-        due = self._windowed > 0 and (self.step == 1 or self.step % CHECK_STEPS == 0)
+        due = self._losses.due(self.step)
         if not due and not closely:
             return None
-        loss = float(self._world.sum(self._window)) / self._world.size / max(self._windowed, 1)
-        fault = self._guard.fault(loss, self._windowed) or self._optimization.fault()
+        fault = self._losses.fault() or self._optimization.fault()
         if fault is None and closely:
             # The loss is that of the weights before the step; what is kept must be good after it.
             norms = torch._foreach_norm([local(value.detach()) for value in self._parameters.values()])
             lost = ~torch.stack(norms).isfinite().all()
             fault = "a weight is no number" if float(self._world.sum(lost.double())) else None
         if fault is None and due:
-            self._guard.remember(loss)
-            self._window.zero_()
-            self._windowed = 0
+            self._losses.remember()
         return fault
 
     def _go_back(self, fault: str) -> WentBack:
@@ -251,24 +248,18 @@ class Trainer:
         self._failures = self._world.told(self._failures) + 1
         checkpoint = self._newest()
         if self._failures >= _ATTEMPTS:
-            self._refuse_diverged(fault, checkpoint)
+            raise diverged(
+                f"{fault} after step {self.step}",
+                _ATTEMPTS,
+                kept=checkpoint is not None,
+                losses=self._losses.history,
+                training=self.config.training,
+            )
         attempt = self._attempt + 1
         self._load(self._beginning() if checkpoint is None else checkpoint)
         self._begin_attempt(attempt)
         self._optimization.forget()
         return WentBack(self.step, failed, fault, attempt)
-
-    def _refuse_diverged(self, fault: str, checkpoint: Checkpoint | None) -> NoReturn:
-        training = self.config.training
-        since = "nothing was saved yet" if checkpoint is None else "the last checkpoint is kept"
-        seen = self._guard.history[-3:]
-        raise ClearwaterError(
-            f"{fault[0].upper()}{fault[1:]} after step {self.step}, and training has failed so {_ATTEMPTS} times with "
-            f"other images each time, so it cannot go on; {since}. The loss before was "
-            f"{', '.join(f'{loss:.4g}' for loss in seen) or 'none'}. Try a learning rate "
-            f"(training.learning_rate) below {training.learning_rate:g}, a smaller training.clip than "
-            f"{training.clip:g}, or training.precision=fp32."
-        )
 
     def _begin_attempt(self, attempt: int) -> None:
         """Random numbers are of this attempt from here on."""
@@ -301,24 +292,11 @@ class Trainer:
         parameters = trained_parameters(self._new().network, build_learned_chain(self.config.chain))
         begin_with(parameters, self._start)
         weights = {name: value.detach() for name, value in parameters.items()}
-        place = Place(step=0, seconds=0.0, images=0, data=self._data_digest, measured=self._measured)
+        place = Place(step=0, seconds=0.0, images=0, data=self._data_digest, measured=self._losses.measured)
         return Checkpoint(place, weights, weights, {}, self._first_times)
 
     def _newest(self) -> Checkpoint | None:
-        """The newest checkpoint that the first process can read, in all of them."""
-        if self._run is None:
-            return None
-        checkpoint = self._run.latest() if self._world.first else None
-        step = self._world.told(None if checkpoint is None else checkpoint.place.step)
-        if self._world.first or step is None:
-            return checkpoint
-        checkpoint = self._run.at(step)
-        if checkpoint is None:
-            raise ClearwaterError(
-                f"Process {self._world.rank} cannot read the checkpoint of step {step} in '{self._run.path}': keep the "
-                "run in a folder that all machines share."
-            )
-        return checkpoint
+        return None if self._run is None else newest(self._run, self._world)
 
     def _kept(self) -> Iterator[Event]:
         """The first process keeps a copy of the averages of fixed length."""
@@ -329,7 +307,7 @@ class Trainer:
 
     def _saved(self, *, last: bool) -> Iterator[Event]:
         """The first process keeps the state; that this fails is an error if it is the last time."""
-        window = float(self._world.sum(self._window)) / self._world.size
+        losses = self._losses.state()
         if self._run is None:
             return
         network = whole({name: value.detach() for name, value in self._parameters.items()})
@@ -343,12 +321,8 @@ class Trainer:
             images=self.images_seen,
             data=self._data_digest,
             attempt=self._attempt,
-            losses=tuple(self._guard.history),
-            window=window,
-            windowed=self._windowed,
-            suspect=self._guard.suspect,
-            measured=self._measured,
             scaler=self._optimization.scaler(),
+            **losses,
         )
         checkpoint = Checkpoint(place, averaged, network, moments, self.objective.times.state(), lengths)
         try:
@@ -371,12 +345,8 @@ class Trainer:
         self.step, self.images_seen = place.step, place.images
         self._averages.load(checkpoint, first=self._world.first)
         self._optimization.load(checkpoint)
-        same = place.measured == self._measured  # losses of another objective say nothing of this one's
-        if checkpoint.times and same:
+        if checkpoint.times and place.measured == self._losses.measured:  # what it remembers is of the losses
             self.objective.times.load(checkpoint.times)
-        self._guard = Guard(place.losses, suspect=place.suspect) if same else Guard()
-        # Sums over the processes are of the first one's, who has all of it.
-        self._window.fill_(place.window * self._world.size if same and self._world.first else 0.0)
-        self._windowed = place.windowed if same else 0
+        self._losses.load(place)
         self._begin_attempt(place.attempt)
         self._update_chain()
