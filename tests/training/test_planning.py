@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -24,6 +25,7 @@ def _speeds(monkeypatch: pytest.MonkeyPatch, of: Callable[[int, int], float]) ->
         return of(*asked[-1])
 
     monkeypatch.setattr(planning, "_images_per_second", measured)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.3, 0.3, 0.3))  # of a machine that has nothing else to do
     return asked
 
 
@@ -113,3 +115,29 @@ def test_real_speeds_are_of_the_machine(tiny: Tiny, monkeypatch: pytest.MonkeyPa
         for width in (16, 256)
     ]
     assert speeds[0] > 2 * speeds[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("load", "alone", "threads", "steps"),
+    [
+        (0.4, 900, 4, 600),  # nothing else runs: nothing else is tried
+        (1.2, 900, 3, 900),
+        (2.2, 900, 2, 900),
+        (9.0, 900, 1, 900),
+        (1.2, 620, 4, 600),  # hardly faster
+    ],
+)
+def test_threads_are_given_up_on_a_busy_machine_if_that_is_faster(
+    config: Config, monkeypatch: pytest.MonkeyPatch, load: float, alone: int, threads: int, steps: int
+) -> None:
+    before = torch.get_num_threads()
+    _speeds(monkeypatch, lambda width, batch: 600 if torch.get_num_threads() == 4 else alone)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    torch.set_num_threads(4)
+    try:
+        made = plan(config, (), 32 / 60, torch.device("cpu"), World())
+        assert torch.get_num_threads() == threads
+        assert made.steps == steps
+        assert any("the machine has other work" in reason for reason in made.reasons) == (threads < 4)
+    finally:
+        torch.set_num_threads(before)

@@ -33,6 +33,7 @@ _UNSEEN = 256
 _LOOK = (_PREVIEWED * _STEPS + _UNSEEN) / 3  # images of training that take as long: one is about three evaluations
 _BOUND_BY_PICTURE = 25  # what an estimate of the bound costs in such pictures: ten times the evaluations, in float32
 _ENDING = 1.5  # seconds for the last checkpoint, the loss curve and the page
+_SPARE = 1.25  # of the last look's cost, on a machine that has other work too
 _COMPARED = 2e8  # pixel values a second, in the search for the nearest images
 
 
@@ -144,7 +145,7 @@ class Watch:
         }
         if self._sight is not None and not self._measured:
             self._cost = _LOOK / event.images_per_second
-            self._trainer.reserve = self._cost + self._ending
+            self._trainer.reserve = _SPARE * self._cost + self._ending
         since = event.seconds - self._looked
         # Shortly before the end there is none: the last one comes anyway.
         due = event.fraction < _LAST and since >= max(_SOONEST, self._cost / _SHARE)
@@ -184,7 +185,7 @@ class Watch:
             bound = cheap_bound(model, sight.seen, sight.unseen[: _UNSEEN // 4])
             figures |= {"bits_per_dim": bound.bits, "bits_per_dim_error": bound.error}
         self._cost, self._looked, self._measured = time.monotonic() - began, event.seconds, True
-        self._trainer.reserve = self._cost + self._ending
+        self._trainer.reserve = _SPARE * self._cost + self._ending
         return figures
 
     def _page(self) -> None:

@@ -6,6 +6,9 @@ How wide a network should be depends on how many steps it gets: in few steps nar
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -29,6 +32,8 @@ _FEW = 2_000  # below which pictures can hardly become good
 _COARSEST, _FINEST = 8, 32  # sides of the feature maps: as few pixels as the last level has, as many as the first
 _GAIN = 1.6  # of images a second, for which a batch is doubled
 _LARGEST_BATCH = 512
+_IDLE = 0.5  # of a processor's load, in which a command that has just begun may itself have a part
+_CLEARLY = 1.1  # times faster, for which threads are given up
 _REPORTS = 2  # of half a second; the first one is of a machine that is warming up
 
 
@@ -84,6 +89,8 @@ def plan(
         device: where to train.
         world: the processes that train; all of them measure together.
         report: is told what is being measured.
+
+    torch is left with the number of threads that was found to be the fastest.
     """
     shape = shaped(config, fixed)
     batch, width = shape.training.batch, shape.model.channels
@@ -95,6 +102,18 @@ def plan(
         return world.told(_images_per_second(candidate, device, world))
 
     speed = measured(shape)
+    threads, fewer = torch.get_num_threads(), _undisturbed_threads()
+    if device.type == "cpu" and world.size == 1 and fewer < threads:
+        torch.set_num_threads(fewer)
+        undisturbed = measured(shape)
+        if undisturbed > _CLEARLY * speed:
+            reasons.append(
+                f"{fewer} of {threads} threads: the machine has other work, and all of them would be "
+                f"{undisturbed / max(speed, 1e-9):.1f} times slower."
+            )
+            speed = undisturbed
+        else:
+            torch.set_num_threads(threads)
     if device.type != "cpu" and "training.batch" not in fixed:
         while speed > 0 and batch < _LARGEST_BATCH:
             doubled = measured(with_settings(shape, {"training.batch": 2 * batch}))
@@ -127,6 +146,14 @@ def plan(
             f"{steps:,} steps are few for these images: expect rough ones, or give more --minutes or a smaller --size."
         )
     return Plan(chosen, steps, tuple(reasons))
+
+
+def _undisturbed_threads() -> int:
+    """How many threads leave the processor's other work where it is: every operation waits for its slowest thread."""
+    threads = torch.get_num_threads()
+    if sys.platform == "win32":  # which does not say how busy it is
+        return threads
+    return max(1, threads - math.ceil(os.getloadavg()[0] - _IDLE))
 
 
 def with_settings(config: Config, values: dict[str, object]) -> Config:
