@@ -5,6 +5,7 @@ All of them change x_0 and recompute eps from it, so that a step made of the two
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -43,6 +44,8 @@ class Guided(Around):
         interval: tuple[float, float] = (0.0, 1.0),
         rescale: float = 0.0,
     ) -> None:
+        if not math.isfinite(scale):
+            raise InputError(f"The scale of guidance is a finite number, such as 2, not {scale}.")
         if not 0 <= rescale <= 1:
             raise InputError(f"Guidance is rescaled by 0 (not at all) to 1, not by {rescale}.")
         if not 0 <= interval[0] <= interval[1] <= 1:

@@ -11,6 +11,7 @@ exactly so for Gaussian data. With V = sigma²/(alpha² + sigma²) I it is ΠGDM
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from clearwater.denoisers import Around, Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level
+from clearwater.sampling.inputs import fits
 from clearwater.targets import Prediction, prediction_from_x_0
 
 __all__ = ["Blurred", "Downsampled", "Masked", "Measurement", "Posterior"]
@@ -47,6 +49,11 @@ class Masked(Measurement):
     mask: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
+        if not fits(self.mask.shape, x.shape):
+            raise InputError(
+                f"The mask has shape {tuple(self.mask.shape)}, which does not fit images of shape {tuple(x.shape)}: "
+                "give one for all, or one each, of their size."
+            )
         return self.mask.to(x) * x
 
 
@@ -59,6 +66,10 @@ class Downsampled(Measurement):
     """
 
     factor: int
+
+    def __post_init__(self) -> None:
+        if self.factor < 1:
+            raise InputError(f"Images are made smaller by a factor of 1 or more, not {self.factor}.")
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.shape[-2] % self.factor or x.shape[-1] % self.factor:
@@ -78,6 +89,10 @@ class Blurred(Measurement):
     """
 
     deviation: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.deviation < math.inf:
+            raise InputError(f"Images are blurred by a deviation above 0 pixels, not {self.deviation}.")
 
     def __call__(self, x: Tensor) -> Tensor:
         radius = max(1, round(3 * self.deviation))
@@ -150,8 +165,7 @@ class Posterior(Around):
         return prediction_from_x_0(x_0, x_t, t, extra)
 
     def _refuse_shape(self, measured: Tensor) -> None:
-        sizes = zip(reversed(self.y.shape), reversed(measured.shape), strict=False)
-        if self.y.ndim > measured.ndim or any(size not in (1, wanted) for size, wanted in sizes):
+        if not fits(self.y.shape, measured.shape):
             raise InputError(
                 f"What is measured of these images has shape {tuple(measured.shape)}, and y has "
                 f"{tuple(self.y.shape)}: give one y an image, or one for all."

@@ -11,7 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from clearwater import Chain, Clipped, Config, Encoded, Heun, encode, interpolated, load_denoiser, sampling_states
+from clearwater import (
+    Chain,
+    Clipped,
+    Config,
+    Encoded,
+    Heun,
+    encode,
+    interpolate_encoded,
+    load_denoiser,
+    sampling_states,
+)
 from clearwater.cli import run
 from clearwater.data import pixel_values
 from clearwater.pictures import to_uint8
@@ -104,7 +114,7 @@ def test_an_image_between_is_the_library_s(home: Path, tmp_path: Path) -> None:
     images = [pixel_values(torch.from_numpy(pixels.copy()))[None, None] for pixels in (first, last)]
     ends = [Encoded(x, encode(denoiser, x, chain, Heun()), chain.levels[-1]) for x in images]
     for i, weight in ((1, 0.25), (2, 0.5), (3, 0.75)):
-        *_, state = sampling_states(denoiser, _no_noise, chain, Heun(), interpolated(*ends, weight))
+        *_, state = sampling_states(denoiser, _no_noise, chain, Heun(), interpolate_encoded(*ends, weight))
         assert np.abs(row[i].astype(int) - to_uint8(state.x)[0, 0].numpy()).max() <= 1
 
 

@@ -235,6 +235,7 @@ WRONG = [
     ("IMAGE --factor 2 --noise -0.1", "-0.1"),
     ("IMAGE --factor 2 --noise nan", "nan"),
     ("IMAGE --factor 2 --noise inf", "inf"),
+    ("IMAGE --factor 2 --noise 1e300", "1e+300"),
     ("IMAGE --blur inf", "inf"),
     ("IMAGE --blur 9", "9.0"),
     ("IMAGE --factor 2", "--spoil"),

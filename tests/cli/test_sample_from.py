@@ -129,6 +129,9 @@ WRONG = [
     ("--from IMAGE --level -0.5", "-0.5"),
     ("--from IMAGE --level nan", "nan"),
     ("--mask MASK", "--from"),
+    ("--level 0.3", "--from"),
+    ("--from IMAGE --repaint 3", "--mask"),
+    ("--from IMAGE --mask MASK --level 0.3", "--level"),
     ("--from IMAGE --mask TMP/none.png", "none.png"),
     ("--from IMAGE --mask MASK --repaint 0", "--repaint"),
     ("--from IMAGE --mask TMP/wide.png", "8 × 16"),
@@ -137,6 +140,7 @@ WRONG = [
     ("--animate TMP/a.png", "a.png"),
     ("--animate TMP/a", "'a'"),
     ("--animate TMP/none/a.gif", "none"),
+    ("--animate .", "'.'"),
 ]
 
 
@@ -160,3 +164,18 @@ def test_what_cannot_be_is_one_sentence_before_anything_is_written(
     assert named in lines[-1]
     assert said.out == ""
     assert sorted(tmp_path.iterdir()) == there
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no folder that nobody can write into")
+def test_an_animation_that_cannot_be_written_is_refused_before_an_earlier_sample_is_replaced(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _made(home, tmp_path, "--steps", "2")
+    capsys.readouterr()
+    command = ["sample", str(home / "run"), "--out", str(tmp_path), "--n", "2", "--animate", "/proc/a.gif"]
+    assert run(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: 'a.gif' cannot be written into '/proc'")
+    np.testing.assert_array_equal(
+        np.stack([np.asarray(Image.open(tmp_path / f"{i:06d}.png")) for i in range(N)]), before
+    )

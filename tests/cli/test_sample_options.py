@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from labelled_runs import made_by, model_of, samples_of
 
 from clearwater import (
     Guided,
 )
 from clearwater.cli import run
+from clearwater.pictures import to_uint8
 
 # --- classes
 
@@ -107,6 +110,23 @@ def test_another_run_can_be_the_guide(
     np.testing.assert_array_equal(made, samples_of(Guided(model, model_of(home, guide, [2, 0] if told else None), 3.0)))
 
 
+def test_the_page_s_example_in_python_makes_what_it_says_the_command_makes(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sampling.md").read_text()
+    block = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    code = block[1].replace('"RUN"', f'"{home / "run"}", "cpu"').replace("[0, 3, 9, 0]", "[0, 1, 2, 0]")
+    names: dict[str, object] = {}
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("(1, 28, 28)", "(1, 8, 8)").replace("seed=7", "seed=3"), names)
+    options = ["--classes", "1,coat,hat,1", "--guidance", "2", "--guidance-interval", "0.1", "0.7"]
+    made = made_by(home, tmp_path / "out", *options)
+    images = names["images"]
+    assert isinstance(images, torch.Tensor)
+    np.testing.assert_array_equal(to_uint8(images)[:, 0].numpy(), made)
+
+
 # --- refusals
 
 # options, what the sentence names; HOME is the folder with the runs
@@ -136,6 +156,9 @@ WRONG = [
     ("--sampler heun --churn -1", "-1"),
     ("--sampler adaptive --tolerance 0", "0.0"),
     ("--grid magic", "'magic'"),
+    ("--grid=", "''"),
+    ("--sampler ancestral --eta 1", "of ddim"),
+    ("--sampler adaptive --tolerance 1e-300", "1e-300"),
     ("--grid all --steps 5", "5"),
     ("--grid leading --steps 61", "61"),
 ]

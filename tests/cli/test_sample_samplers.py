@@ -34,6 +34,7 @@ from clearwater.cli import run
 from clearwater.data import pixel_values
 from clearwater.randomness import ImageNoise
 from clearwater.sampling import (
+    GRIDS,
     SAMPLERS,
     ends,
     fitted_to_bound,
@@ -101,15 +102,19 @@ def test_a_chain_of_fewer_levels_is_gone_through_whole(trained: Path, tmp_path: 
     assert json.loads((tmp_path / "samples.json").read_text())["steps"] == 10
 
 
-def test_the_list_explains_every_sampler_and_needs_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_explains_every_sampler_and_every_grid_and_needs_no_run(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert run(["sample", "--list"]) == 0
-    _, *lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(SAMPLERS)
-    for line, entry in zip(lines, SAMPLERS.values(), strict=True):
+    lines = capsys.readouterr().out.splitlines()
+    samplers, grids = lines[1 : 1 + len(SAMPLERS)], lines[lines.index("--grid") + 1 :]
+    assert [line.split()[0] for line in samplers] == list(SAMPLERS)
+    for line, entry in zip(samplers, SAMPLERS.values(), strict=True):
         assert line.endswith(f" {entry.use}")
         assert line.split()[1] == str(entry.order or "-")
         assert entry.evaluations in line
+    assert len({line.index(entry.use) for line, entry in zip(samplers, SAMPLERS.values(), strict=True)}) == 1
+    assert {line.split()[0] for line in grids} == {*GRIDS, "fitted", "bound"}
+    assert all(len(line) <= 120 for line in lines)
 
 
 def test_the_list_does_without_what_only_pictures_and_runs_need() -> None:

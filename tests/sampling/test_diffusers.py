@@ -178,9 +178,9 @@ class Halved(Stepper):
     With D2 = 2 h² f[0, 1, 2] in place of h² f[0, 1, 2], f a divided difference, the method is of third order.
     """
 
-    def plan(self, path, between):
+    def plan(self, path, at_log_snr):
         lambdas = (path.log_snr / 2).tolist()
-        return [self._halved(step, path, lambdas, i) for i, step in enumerate(DPMSolver(3).plan(path, between))]
+        return [self._halved(step, path, lambdas, i) for i, step in enumerate(DPMSolver(3).plan(path, at_log_snr))]
 
     def _halved(self, step, path, lambdas, i):
         if len(step.data) < 3:

@@ -106,11 +106,11 @@ def test_the_step_to_data_gives_the_predicted_image(chain, name):
     torch.testing.assert_close(state.x, state.prediction.x_0, rtol=1e-14, atol=1e-14)
 
 
-def edm(denoise, x, sigmas, noise, churn=0.0, between=(0.0, math.inf), inflated=1.0, second=True):
+def edm(denoise, x, sigmas, noise, churn=0.0, churn_range=(0.0, math.inf), inflated=1.0, second=True):
     """Karras et al. 2022, algorithm 2, line by line; `denoise(x, sigma)` is their D, sigmas fall to zero."""
     K = len(sigmas) - 1
     for i in range(K):
-        gamma = min(churn / K, math.sqrt(2) - 1) if between[0] <= sigmas[i] <= between[1] else 0.0
+        gamma = min(churn / K, math.sqrt(2) - 1) if churn_range[0] <= sigmas[i] <= churn_range[1] else 0.0
         up = sigmas[i] * (1 + gamma)
         if gamma:
             x = x + math.sqrt(up**2 - sigmas[i] ** 2) * inflated * noise()
@@ -132,7 +132,7 @@ DATA = GaussianMixture(
 @pytest.mark.parametrize("kind", [Euler, Heun])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"churn": 2.0, "between": (0.05, 10.0), "noise": 1.007}, {"churn": 1e9, "between": (0.1, 2.0)}],
+    [{}, {"churn": 2.0, "churn_range": (0.05, 10.0), "noise": 1.007}, {"churn": 1e9, "churn_range": (0.1, 2.0)}],
     ids=["deterministic", "churn", "the most churn"],
 )
 def test_heun_and_euler_are_edm_s_algorithm_in_sigma_over_alpha(schedule, kind, options):
@@ -263,8 +263,11 @@ def test_a_step_from_a_level_without_signal_takes_the_predicted_noise_to_the_nex
         lambda: SinglestepDPMSolver(1.0),
         lambda: Heun(-1.0),
         lambda: Euler(1.0, noise=-1.0),
+        lambda: Euler(1.0, churn_range=(2.0, 1.0)),
+        lambda: Heun(1.0, churn_range=(-1.0, 1.0)),
         lambda: AdaptiveODE(0.0),
         lambda: AdaptiveODE(1.0),
+        lambda: AdaptiveODE(1e-14),
     ],
 )
 def test_a_sampler_that_cannot_be_is_refused_in_a_sentence(make):

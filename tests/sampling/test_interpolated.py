@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clearwater.analytic import ExactDenoiser, gaussian_data
 from clearwater.chains import Chain
 from clearwater.errors import InputError
-from clearwater.sampling import AdaptiveODE, Encoded, Heun, encode, interpolated, log_snr, sampling_states
+from clearwater.sampling import AdaptiveODE, Encoded, Heun, encode, interpolate_encoded, log_snr, sampling_states
 from clearwater.schedules import VE, VP, RectifiedFlow
 from clearwater.variances import FixedSmall
 
@@ -44,9 +44,9 @@ def test_the_weights_0_and_1_give_the_ends(chain, k):
     level = chain.levels[k]
     (a, b), _ = ends(level)
     size = float(level.alpha + level.sigma)
-    torch.testing.assert_close(interpolated(a, b, 0.0), a.x_t, rtol=0, atol=1e-12 * size)
-    torch.testing.assert_close(interpolated(a, b, 1.0), b.x_t, rtol=0, atol=1e-12 * size)
-    torch.testing.assert_close(interpolated(a, a, 0.3), a.x_t, rtol=0, atol=1e-12 * size)
+    torch.testing.assert_close(interpolate_encoded(a, b, 0.0), a.x_t, rtol=0, atol=1e-12 * size)
+    torch.testing.assert_close(interpolate_encoded(a, b, 1.0), b.x_t, rtol=0, atol=1e-12 * size)
+    torch.testing.assert_close(interpolate_encoded(a, a, 0.3), a.x_t, rtol=0, atol=1e-12 * size)
 
 
 @of_chain
@@ -67,7 +67,7 @@ def test_the_image_goes_along_the_straight_line_and_the_noise_keeps_its_length(c
     eps_b = eps_b * (eps_a.flatten(1).norm(dim=1) / eps_b.flatten(1).norm(dim=1)).reshape(-1, 1, 1, 1)
     b = Encoded(b.x_0, level.noise(b.x_0, eps_b), level)
     line = (1 - weight) * a.x_0 + weight * b.x_0
-    eps = noise_of(interpolated(a, b, weight), line, level).flatten(1)
+    eps = noise_of(interpolate_encoded(a, b, weight), line, level).flatten(1)
     lengths = eps_a.flatten(1).norm(dim=1)
     torch.testing.assert_close(eps.norm(dim=1), lengths, rtol=1e-9, atol=1e-9)
     ways = [torch.nn.functional.cosine_similarity(eps, end.flatten(1)).clamp(-1, 1).acos() for end in (eps_a, eps_b)]
@@ -81,7 +81,7 @@ def test_between_independent_noises_the_spread_is_that_of_the_level(chain):
     (a, b), _ = ends(level, n=40)
     for weight in (0.1, 0.3, 0.5, 0.8):
         line = torch.lerp(a.x_0, b.x_0, weight)
-        eps = noise_of(interpolated(a, b, weight), line, level)
+        eps = noise_of(interpolate_encoded(a, b, weight), line, level)
         assert float(eps.square().mean()) == pytest.approx(1, abs=5 * math.sqrt(2 / eps.numel()))
 
 
@@ -89,7 +89,9 @@ def test_between_independent_noises_the_spread_is_that_of_the_level(chain):
 def test_the_same_way_is_gone_from_the_other_end(chain):
     (a, b), _ = ends(chain.levels[90])
     for weight in (0.2, 0.5, 0.9):
-        torch.testing.assert_close(interpolated(a, b, weight), interpolated(b, a, 1 - weight), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            interpolate_encoded(a, b, weight), interpolate_encoded(b, a, 1 - weight), rtol=1e-9, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("other", [CHAINS["vp"].levels[91], CHAINS["flow"].levels[90]], ids=["index", "chain"])
@@ -99,7 +101,7 @@ def test_images_at_other_levels_are_refused(other):
     elsewhere = Encoded(b.x_0, other.noise(b.x_0, b.eps), other)
     for pair in ((a, elsewhere), (elsewhere, a)):
         with pytest.raises(InputError, match=r"^Images are interpolated between at one level: .*\.$"):
-            interpolated(*pair, 0.5)
+            interpolate_encoded(*pair, 0.5)
 
 
 def decoded(denoiser, x_t, chain, stepper):
@@ -126,7 +128,7 @@ def test_on_gaussian_data_the_decoded_image_is_the_closed_form_and_its_mean_foll
         for x, seed in ((torch.full((n, *SHAPE), -0.7).double(), 5), (torch.full((n, *SHAPE), 0.9).double(), 6))
     )
     for weight in (0.0, 0.25, 0.5, 1.0):
-        x_t = interpolated(a, b, weight)
+        x_t = interpolate_encoded(a, b, weight)
         found = decoded(denoiser, x_t, log_snr(grid, 2), AdaptiveODE(1e-9))
         torch.testing.assert_close(found, m + gain * (x_t - float(top.alpha) * m), rtol=0, atol=1e-6)
         middle = (1 - weight) * -0.7 + weight * 0.9
@@ -147,9 +149,9 @@ def test_halfway_between_two_encoded_images_lies_one_of_their_kind(chain):
     top = grid.levels[-1]
     images = [data.sample(6, torch.Generator().manual_seed(seed)) for seed in (7, 8)]
     a, b = (Encoded(x, encode(denoiser, x, grid, Heun()), top) for x in images)
-    middle = decoded(denoiser, interpolated(a, b, 0.5), grid, Heun())
+    middle = decoded(denoiser, interpolate_encoded(a, b, 0.5), grid, Heun())
     assert float(middle.var()) == pytest.approx(0.25, rel=0.1)
     for weight, image in ((0.0, images[0]), (1.0, images[1])):
         torch.testing.assert_close(
-            decoded(denoiser, interpolated(a, b, weight), grid, Heun()), image, rtol=0, atol=5e-3
+            decoded(denoiser, interpolate_encoded(a, b, weight), grid, Heun()), image, rtol=0, atol=5e-3
         )

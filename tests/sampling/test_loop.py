@@ -82,9 +82,9 @@ class Noting(Stepper):
     def __init__(self):
         self.paths, self.told = [], []
 
-    def plan(self, path, between):
+    def plan(self, path, at_log_snr):
         self.paths.append(path)
-        self.between = between
+        self.at_log_snr = at_log_snr
 
         def step(denoiser, x_t, memory, noise, level):
             self.told.append(memory)
@@ -103,7 +103,7 @@ def test_the_stepper_is_planned_once_for_the_levels_of_the_chain_that_is_asked_f
     torch.testing.assert_close(state.x, noise.drawn[0] / 16, rtol=1e-15, atol=0)
     # Levels between are those of the network's chain, not of the few that are visited.
     middle = trained.levels[613]
-    assert float(stepper.between(middle.log_snr).time) == pytest.approx(0.613, abs=1e-12)
+    assert float(stepper.at_log_snr(middle.log_snr).time) == pytest.approx(0.613, abs=1e-12)
 
 
 def test_each_step_is_told_what_the_step_before_remembered_and_the_first_nothing():

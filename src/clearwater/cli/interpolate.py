@@ -41,7 +41,7 @@ def interpolate(
     from clearwater.chains import Chain
     from clearwater.pictures import enlarged, grid, to_uint8, write_picture
     from clearwater.randomness import ImageNoise
-    from clearwater.sampling import Encoded, Heun, encode, interpolated, sampling_states
+    from clearwater.sampling import Encoded, Heun, encode, interpolate_encoded, sampling_states
     from clearwater.sampling.steps import no_noise
 
     refuse_picture(out, ".png")
@@ -67,7 +67,7 @@ def interpolate(
 
     with live_line("interpolating") as report:
         ends = encoded(a), encoded(b)
-        mixed = torch.cat([interpolated(*ends, i / (n - 1)) for i in range(n)])
+        mixed = torch.cat([interpolate_encoded(*ends, i / (n - 1)) for i in range(n)])
         for state in sampling_states(denoiser, no_noise, chain, stepper, mixed):
             report(1 - state.k / chain.T, f"{n} images")
     write_picture(out, enlarged(grid(to_uint8(state.x), columns=n)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clearwater.cli.writing import fingerprint
 from clearwater.errors import ClearwaterError, InputError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from clearwater.training import RunFolder
 
 __all__ = [
+    "Change",
     "Guidance",
     "Making",
     "Measured",
@@ -34,6 +36,8 @@ __all__ = [
 ]
 
 _STEPS = 20
+_LEVEL = 0.6
+_TIMES = 5
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,63 @@ class Guidance:
     rescale: float = 0.0
     guide: NetworkDenoiser | None = None
     guide_knows_classes: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """What of an image is changed: all of it, made anew from a level on, or what is white in a mask.
+
+    Attributes:
+        image: the file; None to begin with noise alone.
+        level: how much noise all of it is given; None for 0.6.
+        mask: a file, white where to fill in.
+        repaint: how often each step is done to fill in; None for 5.
+    """
+
+    image: Path | None = None
+    level: float | None = None
+    mask: Path | None = None
+    repaint: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.image is None and (self.mask is not None or self.level is not None):
+            raise InputError("--mask and --level say what of an image is changed: give the image with --from.")
+        if self.mask is None and self.repaint is not None:
+            raise InputError(
+                "--repaint is how often the steps are done that fill in a mask: give --mask, or leave it out."
+            )
+        if self.mask is not None and self.level is not None:
+            raise InputError("With --mask all noise is given to what is filled in: leave out --level.")
+
+    @property
+    def from_level(self) -> float:
+        """The time from which on images are made."""
+        if self.image is None or self.mask is not None:
+            return 1.0
+        return _LEVEL if self.level is None else self.level
+
+    def begin(
+        self, stepper: Stepper, shape: tuple[int, int, int], device: torch.device
+    ) -> tuple[Stepper, Tensor | None]:
+        """The sampler that makes the change, and the image that it begins with, if with any."""
+        from clearwater.sampling import RePaint
+
+        if self.image is None:
+            return stepper, None
+        known = known_image(self.image, shape).to(device)
+        if self.mask is None:
+            return stepper, known
+        kept = mask_of(self.mask, shape, self.image).to(device)
+        return RePaint(stepper, known, kept, self.repaint or _TIMES), None
+
+    def told(self) -> dict[str, object]:
+        """What samples.json says of it."""
+        return {
+            "from_path": str(self.image) if self.image else None,
+            "from": [fingerprint(self.image), self.from_level] if self.image else None,
+            "mask_path": str(self.mask) if self.mask else None,
+            "mask": [fingerprint(self.mask), self.repaint or _TIMES] if self.mask else None,
+        }
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,12 +24,14 @@ Data = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(help="The folder that `clearwater train --out` wrote.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write to.", show_default=False)]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Image i depends on the seed and i alone.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, help="Another seed, other images; image i depends on the seed and i alone.")
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Where to compute; auto: a GPU if any.")
 ]
 Batch = Annotated[
-    int | None, typer.Option("--batch", min=1, help="Images at a time; does not change them.", show_default="64")
+    int | None, typer.Option("--batch", min=1, help="How many at a time; does not change them.", show_default="64")
 ]
 Count = Annotated[int, typer.Option("--n", "-n", min=1, help="How many images.")]
 Levels = Annotated[
@@ -53,8 +56,15 @@ def refuse_picture(out: Path, *kinds: str) -> None:
         kinds: the endings that it may have, such as ".png".
     """
     if out.suffix.lower() not in kinds:
-        raise InputError(f"This picture is written as {' or '.join(kinds)}, not as '{out.name}'.")
+        raise InputError(f"This picture is written as {' or '.join(kinds)}, not as '{out.name or out}'.")
     if not out.parent.is_dir():
         raise InputError(f"There is no folder '{out.parent}' to write '{out.name}' into: make it first.")
     if out.is_dir():
         raise InputError(f"'{out}' is a folder: give the picture another name.")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"'{out.name}' cannot be written into '{out.parent}' ({error.strerror}): give it another place."
+        ) from None

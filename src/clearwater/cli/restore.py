@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["restore"]
 
 _STEPS = 50
+_MOST_NOISE = 1000.0  # values are -1 to 1: what is measured under more says nothing
 
 
 def restore(
@@ -71,9 +72,10 @@ def restore(
         )
     finite("--noise", noise)
     finite("--blur", blur)
-    if not noise > 0 or (blur is not None and not blur > 0):
-        named = f"--noise is {noise}" if not noise > 0 else f"--blur is {blur}"
-        raise InputError(f"Noise and blur are above zero, but {named}: give --noise 0.01 for a clean image.")
+    if not 0 < noise <= _MOST_NOISE:
+        raise InputError(f"--noise is above 0 and at most {_MOST_NOISE:g}, not {noise}: give 0.01 for a clean image.")
+    if blur is not None and not blur > 0:
+        raise InputError(f"--blur is above 0 pixels, such as 1.5, not {blur}.")
     with world() as processes:
         refuse_other(out)
         chosen = pick_device(device)

@@ -8,18 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from clearwater.cli.making import (
-    Guidance,
-    Making,
-    classes_of,
-    finite,
-    known_image,
-    mask_of,
-    sampling_chain,
-    starting_chain,
-)
-from clearwater.cli.models import image_shape, load_network
-from clearwater.cli.options import BATCH, Batch, Count, Device, Out, Run, Seed, Variance, refuse_picture
+from clearwater.cli.making import Change, Guidance, Making, classes_of, finite, sampling_chain, starting_chain
+from clearwater.cli.models import VarianceOption, image_shape, load_network
+from clearwater.cli.options import BATCH, Batch, Count, Device, Out, Run, Seed, refuse_picture
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import say
 from clearwater.cli.writing import fingerprint, made_with, refuse_other, write_samples
@@ -34,8 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["sample"]
 
 _ANIMATED = 16
-_LEVEL = 0.6
-_TIMES = 5
+
+
+_GRIDS = {
+    "trailing": "equal strides from all noise down to data; the default",
+    "all": "every level of the chain; the default of ancestral without --steps",
+    "leading": "as older samplers have it: it begins below all noise, so images come out grey",
+    "quadratic": "closer together near data",
+    "log_snr": "equal steps in the logarithm of signal to noise",
+    "karras": "of EDM: closer together near data, by the seventh root of noise to signal",
+    "fitted": "those that keep nearest to this model's own paths, measured once; for 10 steps and fewer",
+    "bound": "those with the best bound on the likelihood, measured once; not for the eye",
+}
 
 
 def _list(asked: bool) -> None:
@@ -43,11 +44,15 @@ def _list(asked: bool) -> None:
         return
     from clearwater.sampling import SAMPLERS
 
-    print(f"{'sampler':12} order  evaluations a step  noise")
+    print(f"{'--sampler':12} order  evaluations a step   noise")
     for name, entry in SAMPLERS.items():
-        by_option = f"with {entry.takes[0]}" if {"eta", "churn"} & set(entry.takes) else "no"
+        by_option = f"with --{entry.takes[0]}" if {"eta", "churn"} & set(entry.takes) else "no"
         noise = "yes" if entry.stochastic else by_option
-        print(f"{name:12} {entry.order or '-':>5}  {entry.evaluations:18}  {noise:10} {entry.use}")
+        print(f"{name:12} {entry.order or '-':>5}  {entry.evaluations:19}  {noise:12} {entry.use}")
+    print("Of order p, twice as many steps leave 1/2^p of the error. Evaluations of the network take all the time.")
+    print("\n--grid")
+    for name, use in _GRIDS.items():
+        print(f"{name:12} {use}")
     raise typer.Exit
 
 
@@ -57,59 +62,102 @@ def sample(
     n: Count = 16,
     seed: Seed = 0,
     batch: Batch = None,
-    sampler: Annotated[str, typer.Option(help="How to sample; --list explains them.")] = "unipc",
+    sampler: Annotated[str, typer.Option(help="How to get from noise to images; --list explains them.")] = "unipc",
     steps: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="How many steps.", show_default="20; ancestral: all levels"),
+        typer.Option(
+            "--steps",
+            min=1,
+            help="In how many steps; each costs an evaluation of the network or two.",
+            show_default="20; ancestral: all levels",
+        ),
     ] = None,
     grid: Annotated[
         str | None,
         typer.Option(
-            help="Which levels: all, trailing, leading, quadratic, log_snr, karras, fitted, bound.",
+            help="Which levels of noise the steps visit: all, trailing, leading, quadratic, log_snr, karras, fitted, "
+            "bound; --list explains them.",
             show_default="trailing",
         ),
     ] = None,
-    eta: Annotated[float | None, typer.Option(help="Of ddim: share of the noise, 0 to 1.", show_default="0")] = None,
-    churn: Annotated[float | None, typer.Option(help="Of euler and heun: added noise.", show_default="0")] = None,
-    tolerance: Annotated[
-        float | None, typer.Option(help="Of adaptive, within which --batch changes images.", show_default="1e-4")
+    eta: Annotated[
+        float | None,
+        typer.Option(help="Of ddim: new noise on the way, 0 to 1, which is as much as ancestral's.", show_default="0"),
     ] = None,
-    variance: Variance = None,
+    churn: Annotated[
+        float | None, typer.Option(help="Of euler and heun: new noise on the way, in EDM's measure.", show_default="0")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Of adaptive: the error it may make; --batch changes images by as much.", show_default="1e-4"
+        ),
+    ] = None,
+    variance: Annotated[
+        VarianceOption | None,
+        typer.Option(
+            help="Of ancestral: how much noise its steps add; optimal is measured once, network is what `clearwater "
+            "variance` trained.",
+            show_default="the run's",
+        ),
+    ] = None,
     clip: Annotated[bool, typer.Option("--clip/--no-clip", help="Clip each prediction to the data's range.")] = True,
     classes: Annotated[
-        str | None, typer.Option(help="Names or numbers with commas between, or all, in turn.", show_default="none")
+        str | None,
+        typer.Option(
+            help="Of which classes, in turn: names or numbers with commas between, or all.", show_default="none"
+        ),
     ] = None,
-    guidance: Annotated[float, typer.Option(help="Away from no class, or from --guide; 1 for not at all.")] = 1.0,
+    guidance: Annotated[
+        float,
+        typer.Option(help="How far to push images towards their class, or away from --guide; 1 for not at all."),
+    ] = 1.0,
     interval: Annotated[
-        tuple[float, float], typer.Option("--guidance-interval", help="Times between which guidance is on.")
+        tuple[float, float],
+        typer.Option("--guidance-interval", help="Of guidance: from where to where it is on; 0 is data, 1 all noise."),
     ] = (0.0, 1.0),
-    rescale: Annotated[float, typer.Option("--guidance-rescale", help="Contrast brought back, 0 to 1.")] = 0.0,
+    rescale: Annotated[
+        float,
+        typer.Option("--guidance-rescale", help="Of guidance: how much of the contrast without it is kept, 0 to 1."),
+    ] = 0.0,
     guide: Annotated[
         Path | None, typer.Option(help="A weaker RUN, or a checkpoint in one, to guide away from.", show_default=False)
     ] = None,
     image: Annotated[Path | None, typer.Option("--from", help="An image to change.", show_default=False)] = None,
     level: Annotated[
-        float | None, typer.Option(help="Of --from: how far back to go, above 0 to 1.", show_default="0.6")
+        float | None,
+        typer.Option(help="Of --from: how far to change it, from above 0 to 1, all noise.", show_default="0.6"),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="Of --from: an image, white where to fill in.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Of --from: an image, white where that is filled in and black where it is kept.", show_default=False
+        ),
     ] = None,
     repaint: Annotated[
-        int | None, typer.Option(min=1, help="Of --mask: how often each step is done.", show_default="5")
+        int | None,
+        typer.Option(min=1, help="Of --mask: how often each step is done, to blend in.", show_default="5"),
     ] = None,
-    animate: Annotated[Path | None, typer.Option(help="Also write this .gif of 16.", show_default=False)] = None,
+    animate: Annotated[
+        Path | None,
+        typer.Option(help="Also write this .gif of the first 16 coming out of noise.", show_default=False),
+    ] = None,
     npz: Annotated[bool, typer.Option("--npz", help="Also write samples.npz: images, uint8, (N, H, W, C).")] = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network first: a minute that pays for many images.")
     ] = False,
     device: Device = "auto",
     list_: Annotated[
-        bool, typer.Option("--list", help="Explain the samplers and exit.", callback=_list, is_eager=True)
+        bool,
+        typer.Option("--list", help="Explain the samplers and the grids, and exit.", callback=_list, is_eager=True),
     ] = False,
 ) -> None:
-    """Sample from RUN: writes grid.png, and one PNG an image from 000000.png on."""
+    """Sample from RUN: writes one PNG an image, 000000.png and so on, and grid.png, an overview of them.
+
+    Interrupted, the same command goes on. An earlier sample in the folder stays until this one is complete.
+    """
     from clearwater.assembly import pick_device
-    from clearwater.sampling import RePaint, SamplerOptions, ends
+    from clearwater.sampling import SamplerOptions, ends
     from clearwater.sampling import sampler as named_sampler
     from clearwater.training import RunFolder
     from clearwater.world import world
@@ -117,10 +165,7 @@ def sample(
     keep_freed_memory()
     if animate is not None:
         refuse_picture(animate, ".gif")
-    if image is None and (mask is not None or level is not None):
-        raise InputError("--mask and --level say what of an image is changed: give the image with --from.")
-    if (level if mask is not None else repaint) is not None:
-        raise InputError("--repaint goes with --mask, and --level does not: leave one of them out.")
+    change = Change(image, level, mask, repaint)
     if guidance == 1 and (rescale or interval != (0.0, 1.0) or guide is not None):
         raise InputError("A guide, an interval and rescaling are of guidance: say how far, such as --guidance 2.")
     for name, value in (("--guidance", guidance), ("--churn", churn), ("--guidance-rescale", rescale)):
@@ -130,7 +175,8 @@ def sample(
         raise InputError("The sampler adaptive chooses its own steps: leave out --steps and --grid.")
     if variance is not None and sampler != "ancestral":
         raise InputError(f"The sampler {sampler} has no --variance: it is an option of ancestral.")
-    grid = grid or ("all" if sampler == "ancestral" and steps is None else "trailing")
+    if grid is None:
+        grid = "all" if sampler == "ancestral" and steps is None else "trailing"
     with world() as processes:
         refuse_other(out)
         chosen = pick_device(device)
@@ -140,21 +186,13 @@ def sample(
         numbers = classes_of(classes, data)
         with processes.after_the_first():  # who measures what is kept with the run
             network = load_network(folder, chosen, variance=variance, clip=clip)
-            start_level = (_LEVEL if level is None else level) if image is not None and mask is None else 1.0
             if sampler == "adaptive":
-                chain, grid = ends(starting_chain(network.chain, start_level)), "ends"
+                chain, grid = ends(starting_chain(network.chain, change.from_level)), "ends"
             else:
-                chain = sampling_chain(folder, network, grid, steps, clip=clip, level=start_level)
+                chain = sampling_chain(folder, network, grid, steps, clip=clip, level=change.from_level)
         for warning in folder.warnings if processes.first else ():
             say(warning)
-        start = None
-        if image is not None:
-            start = known_image(image, shape).to(chosen)
-            if mask is not None:
-                stepper, start = (
-                    RePaint(stepper, start, mask_of(mask, shape, image).to(chosen), repaint or _TIMES),
-                    None,
-                )
+        stepper, start = change.begin(stepper, shape, chosen)
         away, away_knows = None, False
         if guide is not None:
             of_guide = RunFolder.open(guide)
@@ -186,10 +224,7 @@ def sample(
             "guidance": [guidance, *interval, rescale],
             "guide_path": str(guide) if guide else None,
             "guide": fingerprint(away) if away else None,
-            "from_path": str(image) if image else None,
-            "from": [fingerprint(image), start_level] if image else None,
-            "mask_path": str(mask) if mask else None,
-            "mask": [fingerprint(mask), repaint or _TIMES] if mask else None,
+            **change.told(),
         }
         write_samples(out, making, made, n, at_once, processes, npz=npz)
         if animate is not None and processes.first:

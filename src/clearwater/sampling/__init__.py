@@ -4,7 +4,7 @@ from clearwater.sampling.adaptive import AdaptiveODE
 from clearwater.sampling.ancestral import Ancestral
 from clearwater.sampling.ddim import DDIM
 from clearwater.sampling.dpm_solver import DPMSolver, SDEDPMSolver, SinglestepDPMSolver
-from clearwater.sampling.encoding import Encoded, encode, interpolated, slerp
+from clearwater.sampling.encoding import Encoded, encode, interpolate_encoded, slerp
 from clearwater.sampling.fitting import fitted_to_bound, fitted_to_path, path_costs
 from clearwater.sampling.grids import GRIDS, Grid, all_levels, ends, karras, leading, log_snr, quadratic, trailing
 from clearwater.sampling.heun import Euler, Heun
@@ -39,7 +39,7 @@ __all__ = [
     "ends",
     "fitted_to_bound",
     "fitted_to_path",
-    "interpolated",
+    "interpolate_encoded",
     "karras",
     "leading",
     "log_snr",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clearwater.denoisers import Denoiser
 from clearwater.levels import Level, Pair
-from clearwater.sampling.steps import Between, Memory, Noise, Step, Stepper
+from clearwater.sampling.steps import AtLogSNR, Memory, Noise, Step, Stepper
 from clearwater.targets import Prediction
 
 __all__ = ["Ancestral"]
@@ -35,7 +35,7 @@ class Ancestral(Stepper):
     def stochastic(self) -> bool:
         return True
 
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
         to_data = float(path.sigma[-1]) == 0
         # The paper's variance where s is data, as a chain has it: that of the step before.
         decoder = Pair(path[-2], path[-3]).posterior_variance if to_data and len(path) > 2 else None

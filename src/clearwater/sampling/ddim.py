@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clearwater.errors import InputError
 from clearwater.levels import Level, Pair
-from clearwater.sampling.steps import Between, LinearStep, Step, Stepper
+from clearwater.sampling.steps import AtLogSNR, LinearStep, Step, Stepper
 
 __all__ = ["DDIM"]
 
@@ -35,7 +35,7 @@ class DDIM(Stepper):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
         return [self._step(path[i], path[i + 1]) for i in range(len(path) - 1)]
 
     def _step(self, t: Level, s: Level) -> LinearStep:

@@ -21,7 +21,7 @@ from torch import Tensor
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level
-from clearwater.sampling.steps import Between, LinearStep, Memory, Noise, Step, Stepper
+from clearwater.sampling.steps import AtLogSNR, LinearStep, Memory, Noise, Step, Stepper
 from clearwater.targets import Prediction
 
 __all__ = ["DPMSolver", "SDEDPMSolver", "SinglestepDPMSolver"]
@@ -69,7 +69,7 @@ class DPMSolver(Stepper):
     def multistep(self) -> bool:
         return self.order > 1
 
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
         lambdas = half_log_snr(path)
         return [self._step(path, lambdas, i) for i in range(len(path) - 1)]
 
@@ -112,7 +112,7 @@ class SDEDPMSolver(Stepper):
     def multistep(self) -> bool:
         return True
 
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
         lambdas = half_log_snr(path)
         return [self._step(path, lambdas, i) for i in range(len(path) - 1)]
 
@@ -162,15 +162,15 @@ class SinglestepDPMSolver(Stepper):
         if not 0 < self.r < 1:
             raise InputError(f"The second evaluation of DPM-Solver++ 2S lies between 0 and 1, not at {self.r}.")
 
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
         lambdas = half_log_snr(path)
-        return [self._step(path[i], path[i + 1], lambdas[i], lambdas[i + 1], between) for i in range(len(path) - 1)]
+        return [self._step(path[i], path[i + 1], lambdas[i], lambdas[i + 1], at_log_snr) for i in range(len(path) - 1)]
 
-    def _step(self, t: Level, s: Level, lambda_t: float, lambda_s: float, between: Between) -> Step:
+    def _step(self, t: Level, s: Level, lambda_t: float, lambda_s: float, at_log_snr: AtLogSNR) -> Step:
         x, data = first_order(t, s)
         if not (math.isfinite(lambda_t) and math.isfinite(lambda_s)):
             return LinearStep(t, x, (data,))
-        middle = between(torch.tensor(2 * (lambda_t + self.r * (lambda_s - lambda_t)), dtype=torch.float64))
+        middle = at_log_snr(torch.tensor(2 * (lambda_t + self.r * (lambda_s - lambda_t)), dtype=torch.float64))
         to_x, to_data = first_order(t, middle)
         return _TwoStages(LinearStep(t, to_x, (to_data,)), middle, x, data, 1 / (2 * self.r))
 

@@ -12,9 +12,10 @@ from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level, scale
 from clearwater.sampling.ddim import DDIM
+from clearwater.sampling.inputs import refuse_batch, refuse_kinds, refuse_values
 from clearwater.sampling.steps import Memory, Stepper, no_noise
 
-__all__ = ["Encoded", "encode", "interpolated", "slerp"]
+__all__ = ["Encoded", "encode", "interpolate_encoded", "slerp"]
 
 _FIRST_ITERATIONS = 4
 
@@ -25,11 +26,17 @@ def encode(denoiser: Denoiser, x_0: Tensor, chain: Chain | None = None, stepper:
 
     Args:
         denoiser: the model.
-        x_0: images, shape (B, C, H, W).
+        x_0: images, values in [-1, 1], shape (B, C, H, W).
         chain: the levels, the denoiser's own if None.
         stepper: a deterministic sampler, DDIM if None; the error of the way there and back falls with the step at
             its order or one above.
+
+    Raises:
+        InputError: the sampler draws noise, or the denoiser's network cannot see such images.
     """
+    refuse_kinds(denoiser, chain, stepper)
+    refuse_values(x_0)
+    refuse_batch(denoiser, x_0.shape, x_0.device)
     chain = denoiser.chain if chain is None else chain
     stepper = DDIM() if stepper is None else stepper
     if stepper.stochastic:
@@ -56,6 +63,8 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
         b: the same shape.
         weight: 0 for a, 1 for b.
     """
+    if a.shape != b.shape:
+        raise InputError(f"slerp goes between noises of one shape, not {tuple(a.shape)} and {tuple(b.shape)}.")
     flat_a, flat_b = a.flatten(1).cpu().double(), b.flatten(1).cpu().double()  # some devices have no float64
     cosine = (flat_a * flat_b).sum(1) / (flat_a.norm(dim=1) * flat_b.norm(dim=1)).clamp(min=1e-300)
     angle = cosine.clamp(-1, 1).acos().unsqueeze(1)
@@ -81,13 +90,22 @@ class Encoded:
     x_t: Tensor
     level: Level
 
+    def __post_init__(self) -> None:
+        if self.x_0.shape != self.x_t.shape:
+            raise InputError(
+                f"Images and what they are encoded to have one shape, but these have {tuple(self.x_0.shape)} and "
+                f"{tuple(self.x_t.shape)}."
+            )
+        if self.level.sigma.ndim or not float(self.level.sigma) > 0:
+            raise InputError("Images are encoded to one level above data: give that, such as chain.levels[-1].")
+
     @property
     def eps(self) -> Tensor:
         """What is not image in x_t, as noise of standard deviation 1."""
         return scale(1 / self.level.sigma, self.x_t - scale(self.level.alpha, self.x_0))
 
 
-def interpolated(a: Encoded, b: Encoded, weight: float) -> Tensor:
+def interpolate_encoded(a: Encoded, b: Encoded, weight: float) -> Tensor:
     """x_t between two at the same level: the images along the straight line, the noises along the sphere.
 
     So it has the signal and the noise that belong to the level. (Along the sphere as a whole, images would gain
@@ -95,9 +113,14 @@ def interpolated(a: Encoded, b: Encoded, weight: float) -> Tensor:
 
     Args:
         a: one of them.
-        b: the other.
+        b: the other, of the same shape and at the same level.
         weight: 0 for a, 1 for b.
     """
+    if a.x_0.shape != b.x_0.shape:
+        raise InputError(
+            f"Images are interpolated between in pairs, but these have shapes {tuple(a.x_0.shape)} and "
+            f"{tuple(b.x_0.shape)}: give as many on both sides, of one shape."
+        )
     if float(a.level.alpha) != float(b.level.alpha) or float(a.level.sigma) != float(b.level.sigma):
         raise InputError("Images are interpolated between at one level: encode both on the same chain.")
     return a.level.noise(torch.lerp(a.x_0, b.x_0, weight), slerp(a.eps, b.eps, weight))

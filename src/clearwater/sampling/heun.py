@@ -12,7 +12,7 @@ from torch import Tensor
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level
-from clearwater.sampling.steps import Between, Memory, Noise, Step, Stepper
+from clearwater.sampling.steps import AtLogSNR, Memory, Noise, Step, Stepper
 from clearwater.targets import Prediction
 
 __all__ = ["Euler", "Heun"]
@@ -58,36 +58,40 @@ class Euler(Stepper):
 
     Attributes:
         churn: how much noise is added, S_churn: ς grows by a factor of at most √2 a step. 0 adds none.
-        between: ς between which noise is added, S_tmin and S_tmax.
+        churn_range: the lowest and the highest ς at which noise is added, S_tmin and S_tmax.
         noise: standard deviation of the noise, S_noise.
     """
 
     churn: float = 0.0
-    between: tuple[float, float] = (0.0, math.inf)
+    churn_range: tuple[float, float] = (0.0, math.inf)
     noise: float = 1.0
 
     def __post_init__(self) -> None:
         if not (self.churn >= 0 and self.noise >= 0):
             raise InputError(f"Churn and its noise are not below zero: {self.churn} and {self.noise} were given.")
+        if not 0 <= self.churn_range[0] <= self.churn_range[1]:
+            raise InputError(
+                f"Noise is added between two sigma / alpha from 0 on, the lower one first, not {self.churn_range}."
+            )
 
     @property
     def stochastic(self) -> bool:
         return self.churn > 0
 
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
-        return [self._step(path, i, between) for i in range(len(path) - 1)]
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
+        return [self._step(path, i, at_log_snr) for i in range(len(path) - 1)]
 
-    def _step(self, path: Level, i: int, between: Between, corrected: bool = False) -> Step:
+    def _step(self, path: Level, i: int, at_log_snr: AtLogSNR, corrected: bool = False) -> Step:
         t, s = path[i], path[i + 1]
         ratio = float(t.sigma) / float(t.alpha) if float(t.alpha) else math.inf
         gamma = min(self.churn / (len(path) - 1), math.sqrt(2) - 1)
         # Noise is added up to the highest level with signal that is on the path.
         top = float((path.sigma / path.alpha)[path.alpha > 0].max())
-        outside = not self.between[0] <= ratio <= self.between[1]
+        outside = not self.churn_range[0] <= ratio <= self.churn_range[1]
         if not gamma or outside or ratio * (1 + gamma) > top:
             return _ChurnedStep(1.0, 0.0, t, s, _weight_of_end(t, s) if corrected else 0.0)
         higher = ratio * (1 + gamma)
-        start = between(torch.tensor(-2 * math.log(higher), dtype=torch.float64))
+        start = at_log_snr(torch.tensor(-2 * math.log(higher), dtype=torch.float64))
         added = float(start.alpha) * math.sqrt(higher**2 - ratio**2) * self.noise
         end = _weight_of_end(start, s) if corrected else 0.0
         return _ChurnedStep(float(start.alpha) / float(t.alpha), added, start, s, end)
@@ -110,5 +114,5 @@ def _weight_of_end(t: Level, s: Level) -> float:
 class Heun(Euler):
     """Second order: the slope is averaged with that at the step's end; two evaluations a step, the last one."""
 
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
-        return [self._step(path, i, between, corrected=True) for i in range(len(path) - 1)]
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
+        return [self._step(path, i, at_log_snr, corrected=True) for i in range(len(path) - 1)]

@@ -55,21 +55,21 @@ class Sampler:
 
 SAMPLERS: dict[str, Sampler] = {
     "ancestral": Sampler(
-        lambda _: Ancestral(), (), None, "1", True, "the paper's; hundreds of steps, any reverse variance"
+        lambda _: Ancestral(), (), None, "1", True, "of the DDPM paper; needs hundreds of steps; takes --variance"
     ),
-    "ddim": Sampler(
-        lambda options: DDIM(options.eta or 0.0), ("eta",), 1, "1", False, "simple and robust; eta adds noise"
-    ),
-    "euler": Sampler(
-        lambda options: Euler(options.churn or 0.0), ("churn",), 1, "1", False, "ddim, with churn if asked for"
-    ),
-    "heun": Sampler(lambda options: Heun(options.churn or 0.0), ("churn",), 2, "2", False, "EDM's; 10 steps and more"),
+    "ddim": Sampler(lambda options: DDIM(options.eta or 0.0), ("eta",), 1, "1", False, "simple and robust"),
+    "euler": Sampler(lambda options: Euler(options.churn or 0.0), ("churn",), 1, "1", False, "ddim, but for --churn"),
+    "heun": Sampler(lambda options: Heun(options.churn or 0.0), ("churn",), 2, "2", False, "of EDM; 10 steps and more"),
     "dpm++1": Sampler(lambda _: DPMSolver(1), (), 1, "1", False, "ddim by another road, for comparison"),
-    "dpm++2m": Sampler(lambda _: DPMSolver(2), (), 2, "1", False, "as unipc, in its plainest form"),
-    "dpm++3m": Sampler(lambda _: DPMSolver(3), (), 3, "1", False, "15 steps and more"),
-    "dpm++2s": Sampler(lambda _: SinglestepDPMSolver(), (), 2, "2", False, "needs no history: for strong guidance"),
-    "dpm++2m-sde": Sampler(lambda _: SDEDPMSolver(), (), None, "1", True, "noise that mends errors; 20 to 50 steps"),
-    "unipc": Sampler(lambda _: UniPC(2), (), 3, "1", False, "the default: the fewest steps, 5 to 20"),
+    "dpm++2m": Sampler(lambda _: DPMSolver(2), (), 2, "1", False, "much as unipc, and simpler"),
+    "dpm++3m": Sampler(lambda _: DPMSolver(3), (), 3, "1", False, "dpm++2m of the next order; 15 steps and more"),
+    "dpm++2s": Sampler(
+        lambda _: SinglestepDPMSolver(), (), 2, "2", False, "each step for itself: steady under strong guidance"
+    ),
+    "dpm++2m-sde": Sampler(
+        lambda _: SDEDPMSolver(), (), None, "1", True, "dpm++2m with noise, which mends errors; 20 to 50 steps"
+    ),
+    "unipc": Sampler(lambda _: UniPC(2), (), 3, "1", False, "the default; good in the fewest steps, 5 to 20"),
     "unipc-bh1": Sampler(lambda _: UniPC(2, "bh1"), (), 3, "1", False, "unipc's other variant; 20 steps and more"),
     "unipc3": Sampler(lambda _: UniPC(3), (), 4, "1", False, "unipc of the next order; 15 steps and more"),
     "adaptive": Sampler(
@@ -78,7 +78,7 @@ SAMPLERS: dict[str, Sampler] = {
         5,
         "as many as it takes",
         False,
-        "the exact ODE, to a tolerance",
+        "what samplers without noise come to in endless steps",
     ),
 }
 

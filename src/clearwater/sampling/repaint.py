@@ -11,7 +11,8 @@ from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level, Pair
 from clearwater.process import transition
-from clearwater.sampling.steps import Between, Memory, Noise, Step, Stepper
+from clearwater.sampling.inputs import fits
+from clearwater.sampling.steps import AtLogSNR, Memory, Noise, Step, Stepper
 from clearwater.targets import Prediction
 
 __all__ = ["RePaint", "Repeated"]
@@ -59,11 +60,11 @@ class Repeated(Stepper):
     def stochastic(self) -> bool:
         return self.times > 1 or self.stepper.stochastic
 
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
         if self.stepper.multistep:  # planned alone, each step of such a one is of first order
-            steps = [self.stepper.plan(path[i : i + 2], between)[0] for i in range(len(path) - 1)]
+            steps = [self.stepper.plan(path[i : i + 2], at_log_snr)[0] for i in range(len(path) - 1)]
         else:
-            steps = list(self.stepper.plan(path, between))
+            steps = list(self.stepper.plan(path, at_log_snr))
         return [_RepeatedStep(step, path[i], path[i + 1], self.times) for i, step in enumerate(steps)]
 
 
@@ -77,6 +78,12 @@ class _KnownStep:
     def __call__(
         self, denoiser: Denoiser, x_t: Tensor, memory: Memory, noise: Noise
     ) -> tuple[Tensor, Prediction, Memory]:
+        for name, given in (("known image", self.known), ("mask", self.mask)):
+            if not fits(given.shape, x_t.shape):
+                raise InputError(
+                    f"The {name} has shape {tuple(given.shape)}, which does not fit images of shape "
+                    f"{tuple(x_t.shape)}: give one for all, or one each, of their size."
+                )
         x_s, prediction, memory = self.step(denoiser, x_t, memory, noise)
         known = self.s.noise(self.known, noise()) if float(self.s.sigma) > 0 else self.known
         return self.mask * known + (1 - self.mask) * x_s, prediction, memory
@@ -94,8 +101,8 @@ class _KnownPixels(Stepper):
     def multistep(self) -> bool:
         return self.stepper.multistep
 
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
-        steps = self.stepper.plan(path, between)
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
+        steps = self.stepper.plan(path, at_log_snr)
         return [_KnownStep(step, path[i + 1], self.known, self.mask) for i, step in enumerate(steps)]
 
 
@@ -122,8 +129,8 @@ class RePaint(Stepper):
     def stochastic(self) -> bool:
         return True
 
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
-        return self._repeated().plan(path, between)
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
+        return self._repeated().plan(path, at_log_snr)
 
     def _repeated(self) -> Repeated:
         return Repeated(_KnownPixels(self.stepper, self.known, self.mask), self.times)

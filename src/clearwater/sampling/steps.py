@@ -19,11 +19,11 @@ from clearwater.denoisers import Denoiser
 from clearwater.levels import Level
 from clearwater.targets import Prediction
 
-__all__ = ["Between", "LinearStep", "Memory", "Noise", "Step", "Stepper", "combined", "no_noise"]
+__all__ = ["AtLogSNR", "LinearStep", "Memory", "Noise", "Step", "Stepper", "combined", "no_noise"]
 
 Memory = tuple[Tensor, ...]
 
-Between = Callable[[Tensor], Level]
+AtLogSNR = Callable[[Tensor], Level]
 """log-SNR, float64, to the level that the network knows there: `Chain.at_log_snr`."""
 
 
@@ -61,12 +61,12 @@ class Stepper(ABC):
         return False
 
     @abstractmethod
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
         """The steps along a path.
 
         Args:
             path: the levels in the order in which they are visited, shape (K + 1,).
-            between: gives the levels between those, if the stepper needs any.
+            at_log_snr: gives the levels that lie between those, if the stepper needs any.
         """
 
 

@@ -14,7 +14,7 @@ from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.levels import Level
 from clearwater.sampling.dpm_solver import first_order, half_log_snr, usable
-from clearwater.sampling.steps import Between, LinearStep, Memory, Noise, Step, Stepper, combined
+from clearwater.sampling.steps import AtLogSNR, LinearStep, Memory, Noise, Step, Stepper, combined
 from clearwater.targets import Prediction
 
 __all__ = ["UniPC"]
@@ -66,7 +66,7 @@ class UniPC(Stepper):
     def multistep(self) -> bool:
         return True
 
-    def plan(self, path: Level, between: Between) -> Sequence[Step]:
+    def plan(self, path: Level, at_log_snr: AtLogSNR) -> Sequence[Step]:
         lambdas = half_log_snr(path)
         steps: list[Step] = []
         correction = None
