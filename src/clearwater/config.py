@@ -150,10 +150,12 @@ class TrainingConfig(_Section):
     microbatch: Count | None = _setting(
         None, "images a process works on at a time, for less memory; unset: its whole part of the batch"
     )
-    optimizer: Literal["adam", "adamw"] = _setting("adam", "adam or adamw")
+    optimizer: Literal["adam", "adamw", "muon"] = _setting(
+        "adam", "adam; adamw; muon: matrices turned to what is orthogonal, the rest as adamw"
+    )
     learning_rate: float = _setting(2e-4, "of the optimiser, after the warm-up", gt=0)
     betas: tuple[Decay, Decay] = _setting((0.9, 0.999), "of Adam")
-    weight_decay: float = _setting(0.0, "of adamw (of adam: added to the gradient)", ge=0)
+    weight_decay: float = _setting(0.0, "of adamw and muon (of adam: added to the gradient)", ge=0)
     warmup: int = _setting(5000, "steps over which the learning rate rises", ge=0)
     anneal: Literal["trapezoid", "cosine", "constant"] = _setting(
         "trapezoid",

@@ -23,6 +23,7 @@ from clearwater.levels import scale
 from clearwater.objectives import Objective
 from clearwater.randomness import RowStreams, derived_seed, generator
 from clearwater.training.checkpoint import Checkpoint
+from clearwater.training.optimizers import moments_of, optimizer
 from clearwater.training.parameters import copy_into, trained_parameters, whole
 from clearwater.world import World
 
@@ -86,6 +87,10 @@ class Optimization:
                 f"Batches of {training.batch} cannot be divided evenly among {world.size} processes, as training.shard "
                 "needs it: take a multiple."
             )
+        if training.shard and training.optimizer == "muon":
+            raise InputError(
+                "Muon takes whole matrices, and training.shard divides them: set training.optimizer to adam or adamw."
+            )
         network = denoiser.network
         if training.compile:
             network.compile()
@@ -94,7 +99,7 @@ class Optimization:
             self._network = _sharded(network, device) if training.shard else _replicated(network, device)
         self.parameters = trained_parameters(network, self.learned_chain)  # after sharding, which replaces them
         self._denoiser = replace(denoiser, network=self._network)
-        self._optimizer = _optimizer(config, list(self.parameters.values()), device)
+        self._optimizer = optimizer(config.training, self.parameters, device, denoiser.autocast)
         self._scaler = torch.amp.GradScaler(
             device.type, init_scale=_LOSS_SCALE, enabled=denoiser.autocast == torch.float16
         )
@@ -194,7 +199,9 @@ class Optimization:
                 for key, value in checkpoint.optimizer.items()
                 if key.rpartition("/")[0] == name
             }
-            if of_parameter:
+            if of_parameter.keys() == moments_of(
+                self._optimizer, parameter
+            ):  # of another optimizer there may be others
                 moments[index] = of_parameter
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
         self.load_scaler(checkpoint.place.scaler)
@@ -281,18 +288,3 @@ def _sharded(network: nn.Module, device: torch.device) -> nn.Module:
                 fully_shard(part, mesh=mesh)
     fully_shard(network, mesh=mesh)
     return network
-
-
-def _optimizer(config: Config, parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
-    training = config.training
-    kinds: dict[str, type[torch.optim.Adam | torch.optim.AdamW]] = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-    }
-    return kinds[training.optimizer](
-        parameters,
-        lr=training.learning_rate,
-        betas=training.betas,
-        weight_decay=training.weight_decay,
-        fused=device.type != "mps",
-    )
