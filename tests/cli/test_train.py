@@ -214,6 +214,25 @@ def test_a_run_goes_on_although_the_one_it_started_from_is_gone(
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"Error: '{tmp_path / 'first'}' does not exist")
 
 
+def test_weights_that_have_learned_another_target_are_refused(
+    train: Callable[..., int], tmp_path: Path, capsys: Said
+) -> None:
+    assert train("first") == 0
+    assert train("run", "--from", str(tmp_path / "first"), "--set", "objective.target=v") == 2
+    assert "predicts eps, and weights that have learned that do not predict v" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_passes_over_a_torn_checkpoint_says_so(
+    train: Callable[..., int], tmp_path: Path, capsys: Said
+) -> None:
+    assert train("first", "--set", "training.save_minutes=1e-9") == 0
+    newest = max((tmp_path / "first" / "checkpoints").iterdir())
+    (newest / "model.safetensors").write_bytes(b"torn")
+    assert train("run", "--from", str(tmp_path / "first")) == 0
+    assert f"The checkpoint '{newest}' cannot be read" in capsys.readouterr().err
+
+
 def test_a_finished_run_run_again_changes_nothing(train: Callable[..., int], tmp_path: Path) -> None:
     assert train("run") == 0
     checkpoints = _contents(tmp_path / "run" / "checkpoints")

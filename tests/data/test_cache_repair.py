@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from clearwater.data import LoadReport, decoding, load_images
 from clearwater.data.records import seal, unseal
@@ -61,6 +62,27 @@ def test_what_decoding_raises_beyond_broken_images_interrupts_it(
         cache.load(folder)
     monkeypatch.setattr(decoding, "decode", before)
     assert torch.equal(cache.load(folder).images, load_images(folder).images)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_what_the_system_cannot_read_now_is_no_broken_image_for_ever(
+    folder: Path, cache: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    before, count = Image.open, []
+
+    def failing(*args: Any, **settings: Any) -> Any:
+        count.append(1)
+        if len(count) > 15:
+            raise error
+        return before(*args, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image, "open", failing)
+        with pytest.raises(type(error)):
+            cache.load(folder)
+    found = cache.load(folder)
+    assert torch.equal(found.images, load_images(folder).images)
+    assert len(found.skipped) == 1
 
 
 def _torn(entry: Path) -> None:

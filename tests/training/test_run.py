@@ -102,3 +102,22 @@ def test_a_checkpoint_is_no_run_to_train_into(tiny: Callable[..., Config], tmp_p
     with pytest.raises(InputError, match="one checkpoint of a run"):
         RunFolder.create(folder_of(tmp_path / "run", 3), config)
     assert contents(tmp_path) == before
+
+
+def test_a_run_in_which_nothing_was_learned_takes_other_settings(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, tiny())
+    corrected = tiny("training.learning_rate=1e-5", "model.channels=32")
+    assert RunFolder.create(tmp_path, corrected).config() == corrected
+
+
+def test_a_folder_that_is_held_by_another_process_is_refused(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, tiny())
+    # A file that is opened once more is locked as if by another process.
+    with run.held():
+        with pytest.raises(InputError, match=r"Another process trains into .*wait until it has ended"):
+            RunFolder.open(tmp_path).held().__enter__()
+        with pytest.raises(InputError, match="Another process trains"):
+            RunFolder.create(tmp_path, tiny("training.seed=4"))
+        assert RunFolder.open(tmp_path).config() == tiny()
+    with RunFolder.open(tmp_path).held():
+        pass

@@ -267,6 +267,21 @@ def test_a_finished_run_of_minutes_stays_finished_although_its_reserve_is_not_sp
     assert list(again) == [Stopped(4, 6.0, finished=True)]
 
 
+def test_a_run_whose_time_is_over_before_it_goes_on_is_finished_for_good(
+    tiny: Callable[..., Config], clock: SimpleNamespace, every_step: None, tmp_path: Path
+) -> None:
+    config = tiny("training.minutes=0.1")
+    trainer = Trainer(config, _images(), CPU, RunFolder.create(tmp_path, config))
+    for event in trainer:
+        if event.step == 3:
+            trainer.stop()
+    late = Trainer(config, _images(), CPU, RunFolder.create(tmp_path, config))
+    late.seconds += 10
+    assert list(late)[-1] == Stopped(3, 13.0, finished=True)
+    again = Trainer(config, _images(), CPU, RunFolder.create(tmp_path, config))
+    assert list(again) == [Stopped(3, 13.0, finished=True)]
+
+
 def test_a_time_that_is_over_before_the_first_step_is_told(tiny: Callable[..., Config], tmp_path: Path) -> None:
     config = tiny("training.minutes=0.1")
     trainer = Trainer(config, _images(), CPU, RunFolder.create(tmp_path, config))

@@ -44,8 +44,10 @@ def demo(
     settings, images = read(resolve(recipe="small", options={"training.minutes": minutes}), out)
     run = open_run(settings, images, out)
     forward(settings.data.source, out / "forward.gif", settings.chain.name)
-    trainer = Trainer(settings, images, chosen, run)
-    if not run_training(trainer, run, Looks(images)):
+    with run.held():
+        trainer = Trainer(settings, images, chosen, run)
+        finished = run_training(trainer, run, Looks(images))
+    if not finished:
         say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")
         raise typer.Exit(130)
     denoiser = Clipped(trainer.averaged())

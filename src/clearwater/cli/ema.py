@@ -11,7 +11,7 @@ import typer
 
 from clearwater.cli.loading import load
 from clearwater.cli.models import image_shape
-from clearwater.cli.options import Device, Run, refuse_picture
+from clearwater.cli.options import Cache, Device, NoCache, Run, refuse_picture
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import command, live_line, say
 from clearwater.errors import InputError
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from clearwater.config import DataConfig
+    from clearwater.data import ImageSet
+    from clearwater.data.images import Split
     from clearwater.denoisers import NetworkDenoiser
     from clearwater.training import Place, RunFolder
 
@@ -51,6 +54,30 @@ class Quality:
     distance: float | None
 
 
+@dataclass(frozen=True)
+class _Cached:
+    """Where decoded images are kept.
+
+    Attributes:
+        folder: None for the usual place.
+        streams: whether none are.
+    """
+
+    folder: Path | None
+    streams: bool
+
+    def load(self, data: DataConfig, split: Split) -> ImageSet:
+        return load(
+            data.source,
+            size=data.size,
+            channels=data.channels,
+            split=split,
+            labels=data.labels,
+            cache=self.folder,
+            kept=not self.streams,
+        )
+
+
 def ema(
     run: Run,
     length: Annotated[
@@ -66,6 +93,8 @@ def ema(
     n: Annotated[int, typer.Option("--n", "-n", min=0, help="Samples for the distance of each; 0 for none.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Also draw the comparison, .png.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    cache: Cache = None,
+    no_cache: NoCache = False,
     device: Device = "auto",
 ) -> None:
     """Choose the length of the average of RUN's weights after training: with --length make one, without compare some.
@@ -85,7 +114,7 @@ def ema(
     if plot is not None:
         refuse_picture(plot, ".png")
     chosen, step = pick_device(device), _place(folder).step
-    found = [_quality(folder, step, each, n, chosen) for each in _parsed(lengths)]
+    found = [_quality(folder, step, each, n, _Cached(cache, no_cache), chosen) for each in _parsed(lengths)]
     if as_json:
         print(json.dumps({"run": str(run), "lengths": [vars(each) for each in found]}, indent=1))
     else:
@@ -147,42 +176,42 @@ def _average(folder: RunFolder, step: int, length: float) -> tuple[dict[str, Ten
     return made
 
 
-def _quality(folder: RunFolder, step: int, length: float, n: int, device: torch.device) -> Quality:
+def _quality(folder: RunFolder, step: int, length: float, n: int, cached: _Cached, device: torch.device) -> Quality:
     from clearwater.training import load_denoiser
 
     average, missed = _average(folder, step, length)
     model = load_denoiser(folder, device, tensors=average)
     with live_line(f"length {length:g}") as report:
         share = 0.5 if n else 1.0
-        loss = _loss(folder, model, lambda fraction: report(fraction * share, "loss"))
-        distance = _distance(folder, model, n, device, lambda fraction: report(share + fraction / 2, "samples"))
+        loss = _loss(folder, model, cached, lambda fraction: report(fraction * share, "loss"))
+        distance = _distance(folder, model, n, cached, lambda fraction: report(share + fraction / 2, "samples"))
     return Quality(length, missed, loss, distance)
 
 
-def _loss(folder: RunFolder, model: NetworkDenoiser, report: Callable[[float], None]) -> float:
+def _loss(folder: RunFolder, model: NetworkDenoiser, cached: _Cached, report: Callable[[float], None]) -> float:
     from clearwater.assembly import build_objective
-    from clearwater.data import unseen_split
-    from clearwater.evaluation.unseen import objective_loss
+    from clearwater.data import stream_images, unseen_split
+    from clearwater.evaluation.unseen import objective_loss, some
 
-    data = folder.config().data
-    images = load(
-        data.source, size=data.size, channels=data.channels, split=unseen_split(data.source), labels=data.labels
+    data, split = folder.config().data, unseen_split(folder.config().data.source)
+    images = (
+        stream_images(data.source, size=data.size, channels=data.channels, labels=data.labels)
+        if cached.streams and split == "train"
+        else cached.load(data, split)
     )
-    labels = images.labels[:_IMAGES] if data.labels and images.labels is not None else None
+    x_0, labels = some(images, _IMAGES)
     objective = build_objective(folder.config())
-    return objective_loss(model, objective, images.images[:_IMAGES], labels=labels, passes=_PASSES, report=report)
+    labels = labels if data.labels else None
+    return objective_loss(model, objective, x_0, labels=labels, passes=_PASSES, report=report)
 
 
 def _distance(
-    folder: RunFolder, model: NetworkDenoiser, n: int, device: torch.device, report: Callable[[float], None]
+    folder: RunFolder, model: NetworkDenoiser, n: int, cached: _Cached, report: Callable[[float], None]
 ) -> float | None:
-    from collections import deque
-
     from clearwater.denoisers import Clipped
     from clearwater.evaluation import Moments, frechet_distance, load_garment_classifier
     from clearwater.pictures import to_uint8
-    from clearwater.randomness import ImageNoise
-    from clearwater.sampling import UniPC, sampling_states
+    from clearwater.sampling import UniPC, sample
 
     data = folder.config().data
     shape = image_shape(folder.path, data)
@@ -195,12 +224,7 @@ def _distance(
     def moments(images: Tensor) -> Moments:
         return Moments.of(classifier.seen(images.cpu())[0])
 
-    total: Moments | None = None
-    for first in range(0, n, _BATCH):
-        noise = ImageNoise(0, range(first, min(first + _BATCH, n)), shape, device)
-        states = sampling_states(Clipped(model), noise, model.chain.strided(min(20, model.chain.T)), UniPC())
-        of_batch = moments(to_uint8(deque(states, maxlen=1).pop().x))
-        total = of_batch if total is None else total + of_batch
-        report(min(first + _BATCH, n) / n)
-    assert total is not None
-    return frechet_distance(total, moments(load(data.source, size=data.size, channels=data.channels).images))
+    chain = model.chain.strided(min(20, model.chain.T))
+    samples = to_uint8(sample(Clipped(model), n, shape, batch=_BATCH, chain=chain, stepper=UniPC()))
+    report(1.0)
+    return frechet_distance(moments(samples), moments(cached.load(data, "train").images))

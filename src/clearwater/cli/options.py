@@ -11,7 +11,21 @@ import typer
 from clearwater.cli.models import VarianceOption
 from clearwater.errors import InputError
 
-__all__ = ["BATCH", "Batch", "Count", "Data", "Device", "Levels", "Out", "Run", "Seed", "Variance", "refuse_picture"]
+__all__ = [
+    "BATCH",
+    "Batch",
+    "Cache",
+    "Count",
+    "Data",
+    "Device",
+    "Levels",
+    "NoCache",
+    "Out",
+    "Run",
+    "Seed",
+    "Variance",
+    "refuse_picture",
+]
 
 BATCH = 64
 
@@ -34,6 +48,10 @@ Batch = Annotated[
     int | None, typer.Option("--batch", min=1, help="How many at a time; does not change them.", show_default="64")
 ]
 Count = Annotated[int, typer.Option("--n", "-n", min=1, help="How many images.")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Where decoded images are kept.", show_default="~/.cache/clearwater")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Decode images when they are needed, and keep none.")]
 Levels = Annotated[
     int | None,
     typer.Option("--levels", min=1, help="Steps of the sampler.", show_default="all levels of the chain"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clearwater.cli.loading import load
-from clearwater.cli.options import Data, Device, Out
+from clearwater.cli.options import Cache, Data, Device, NoCache, Out
 from clearwater.cli.process import keep_freed_memory, set_float32
 from clearwater.cli.progress import command, live_line, say, say_skipped
 from clearwater.cli.watching import Looks, Watch
@@ -60,12 +60,8 @@ def train(
         Path | None,
         typer.Option("--from", help="A run, or a checkpoint in one, to start from: fine-tuning.", show_default=False),
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where decoded images are kept.", show_default="~/.cache/clearwater")
-    ] = None,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Decode images when they are needed, and keep none.")
-    ] = False,
+    cache: Cache = None,
+    no_cache: NoCache = False,
     log: Annotated[
         str | None,
         typer.Option(help="Also to tensorboard, wandb, trackio, with commas between.", show_default="log.jsonl alone"),
@@ -80,6 +76,7 @@ def train(
     from clearwater.settings import given_names, resolve
     from clearwater.training import Trainer
     from clearwater.training.monitors import libraries, open_monitors
+    from clearwater.training.planning import shaped
     from clearwater.world import world
 
     keep_freed_memory()
@@ -102,6 +99,11 @@ def train(
         sets=set_ or (),
         options=options,
     )
+    if begun is not None and begun.config().objective.target != settings.objective.target:
+        raise InputError(
+            f"The run to start from predicts {begun.config().objective.target}, and weights that have learned that do "
+            f"not predict {settings.objective.target}: leave objective.target as it is there."
+        )
     set_float32(settings.training.precision)
     build_objective(settings)  # refuses settings that contradict each other, before anything is read
     plans = recipe is None and start is None
@@ -112,16 +114,23 @@ def train(
         chosen = pick_device(device)
         with processes.after_the_first():  # who tells of broken files
             settings, images = read(settings, out, cache=cache, streams=no_cache, quiet=not processes.first)
+        if settings.training.minutes is not None:
+            _leave_threads(settings if given is None else shaped(settings, given), chosen, processes)
         if given is not None:
             settings = _planned(settings, given, out, chosen, processes, began=context.obj)
         with processes.after_the_first():  # who makes the run folder
             run = open_run(settings, images, out, override=override, quiet=not processes.first)
-        weights = None if begun is None or begun.path == out else begun.model()[0]
-        trainer = Trainer(settings, images, chosen, run, world=processes, start=weights)
-        before = trainer.step
-        looks = Looks(None if settings.training.shard else images, cache, streams=no_cache)
-        monitors = open_monitors(shown, run, settings, tell=say) if processes.first else []
-        finished = run_training(trainer, run, looks, monitors, quiet=not processes.first, began=context.obj)
+        with run.held() if processes.first else nullcontext():
+            weights = None if begun is None or begun.path == out else begun.model()[0]
+            for warning in begun.warnings if begun is not None and processes.first else ():
+                say(warning)
+            trainer = Trainer(settings, images, chosen, run, world=processes, start=weights)
+            before = trainer.step
+            looks = Looks(None if settings.training.shard else images, cache, streams=no_cache)
+            monitors = open_monitors(shown, run, settings, tell=say) if processes.first else []
+            # A budget of time is the person's, not the loop's; a pause, and what follows it, is not part of it.
+            began = None if before else context.obj
+            finished = run_training(trainer, run, looks, monitors, quiet=not processes.first, began=began)
         if not processes.first:
             return
         if not finished:
@@ -201,6 +210,19 @@ def _begun(start: Path, out: Path) -> RunFolder:
         if run.config().training.start != str(start.resolve()) or run.latest() is None:
             raise
         return run
+
+
+def _leave_threads(settings: Config, device: torch.device, world: World) -> None:
+    """Leaves processors to other programs if training is faster so; of a run of steps it would change the bits."""
+    import torch
+
+    from clearwater.training.planning import undisturbed_threads
+
+    with live_line("measuring", shown=world.first) as report:
+        threads, reason = undisturbed_threads(settings, device, world, lambda text: report(0.0, text))
+    torch.set_num_threads(threads)
+    if reason is not None:
+        say(reason)
 
 
 def _planned(

@@ -62,8 +62,10 @@ def variance(
     inner = open_run(settings, images, out)
     # Every level counts, whatever the mean was trained on most.
     objective = VarianceBound(mean, LowDiscrepancy())
-    trainer = Trainer(settings, images, chosen, inner, objective)
-    if not run_training(trainer, inner, Looks()):
+    with inner.held():
+        trainer = Trainer(settings, images, chosen, inner, objective)
+        finished = run_training(trainer, inner, Looks())
+    if not finished:
         say(f"Interrupted and saved after step {trainer.step}: repeat the command to go on.")
         raise typer.Exit(130)
     say(f"Trained: '{out}'. Now use it: {command('bound', run, of_mean.data.source, '--variance', 'network')}")

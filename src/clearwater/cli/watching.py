@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clearwater.cli.loading import load
-from clearwater.cli.progress import Report, duration, say
+from clearwater.cli.progress import Report, duration, say, say_skipped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +95,8 @@ class Watch:
 
         self._trainer, self._run, self._report = trainer, run, report
         self._images, self._monitors = looks.images, monitors
+        # Those that were met so far were named when the images were loaded.
+        self._skipped = frozenset(() if looks.images is None else looks.images.skipped)
         self._sight = None if looks.images is None else _sight(trainer, looks.images, looks)
         self._cost, self._looked = 0.0, trainer.seconds
         self._measured = False  # until there was a look, what it costs is reckoned
@@ -127,6 +129,7 @@ class Watch:
                 self.finished = event.finished
 
     def _progress(self, event: Progress) -> None:
+        self._say_skipped()
         left = event.seconds * (1 - event.fraction) / event.fraction
         self._report(
             event.fraction,
@@ -158,6 +161,17 @@ class Watch:
             )
         if "preview" in entry:
             self._page()
+
+    def _say_skipped(self) -> None:
+        """Names broken files that were met since the last time: images that are streamed are not read before."""
+        from clearwater.files import write_atomically
+
+        met = () if self._images is None else self._images.skipped
+        if len(met) > len(self._skipped):
+            say_skipped([sentence for sentence in met if sentence not in self._skipped])
+            self._skipped = frozenset(met)
+            path = self._run.path / "skipped.txt"
+            write_atomically(path, "\n".join([*met, ""]).encode(errors="surrogateescape"), durable=False)
 
     def _look(self, event: Progress, sight: _Sight) -> dict[str, Any]:
         """Makes a picture and measures; returns what the log is to say of it."""
@@ -197,19 +211,21 @@ class Watch:
         """The loss curve and the page as they are at the end."""
         from clearwater.pictures import plot_loss, write_picture
 
-        entries = self._run.entries()
-        if entries:
-            write_picture(self._run.path / "loss.png", plot_loss(entries))
-        if self._sight is not None:
-            self._page()
+        try:
+            entries = self._run.entries()
+            if entries:
+                write_picture(self._run.path / "loss.png", plot_loss(entries))
+            if self._sight is not None:
+                self._page()
+        except OSError as error:
+            say(f"The loss curve or the page could not be written ({error}); the run is kept.")
         for monitor in self._monitors:
             monitor.close()
 
 
 def _sight(trainer: Trainer, images: ImageSet | StreamedImages, looks: Looks) -> _Sight:
-    import torch
-
     from clearwater.data import unseen_split
+    from clearwater.evaluation.unseen import some
 
     data = trainer.config.data
     split = unseen_split(data.source)
@@ -225,31 +241,25 @@ def _sight(trainer: Trainer, images: ImageSet | StreamedImages, looks: Looks) ->
             kept=not looks.streams,
         )
 
-    def some(of: ImageSet | StreamedImages) -> Tensor:
-        return torch.arange(min(_UNSEEN, len(of)))
-
-    labels = unseen.labels[:_UNSEEN] if data.labels and unseen.labels is not None else None
-    return _Sight(images.take(some(images)), unseen.take(some(unseen)), labels, split == "held_out")
+    seen, _ = some(images, _UNSEEN)
+    others, labels = some(unseen, _UNSEEN)
+    return _Sight(seen, others, labels if data.labels else None, split == "held_out")
 
 
 def _samples(model: NetworkDenoiser, trainer: Trainer) -> Tensor:
     """Images from the same noise each time, one of each class in turn if the model is told classes."""
-    from collections import deque
-
     import torch
 
     from clearwater.denoisers import Clipped
     from clearwater.pictures import to_uint8
-    from clearwater.randomness import ImageNoise
-    from clearwater.sampling import UniPC, sampling_states
+    from clearwater.sampling import UniPC, sample
 
     data = trainer.config.data
     if data.labels and data.classes:
         labels = torch.arange(_PREVIEWED, device=trainer.device) % len(data.classes)
         model = replace(model, labels=labels)
-    noise = ImageNoise(0, range(_PREVIEWED), trainer.image_shape, trainer.device)
     chain = model.chain.strided(min(_STEPS, model.chain.T))
-    return to_uint8(deque(sampling_states(Clipped(model), noise, chain, UniPC()), maxlen=1).pop().x)
+    return to_uint8(sample(Clipped(model), _PREVIEWED, trainer.image_shape, chain=chain, stepper=UniPC()))
 
 
 def _png(images: Tensor, columns: int | None = None) -> bytes:

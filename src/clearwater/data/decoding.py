@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -37,6 +38,23 @@ Shape = tuple[int, int, int]  # (C, H, W)
 
 T = TypeVar("T")
 
+# Too many open files, a disk that fails or cannot be reached, no right to read. Others are of the file: Pillow's own
+# have no number, and an offset in a damaged one leads to EINVAL.
+_OF_SYSTEM = {
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.ECONNRESET,
+}
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that lie on their side
 _LARGEST_OWN_SIZE = 64
@@ -80,9 +98,11 @@ def header(opener: Opener) -> tuple[tuple[int, int], bool] | None:
             # The orientation can stand behind the pixels, so that finding it decodes them.
             turned = width != height and image.getexif().get(0x0112) in _SIDEWAYS
             return ((width, height) if turned else (height, width)), image.mode in _GREY_MODES
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except Exception:  # whatever Pillow's decoders and metadata readers raise on a damaged file
+    except Exception as error:  # whatever Pillow's decoders and metadata readers raise on a damaged file
+        if _of_system(error):
+            raise
         return None
 
 
@@ -94,10 +114,17 @@ def decode(opener: Opener, shape: Shape) -> Pixels | str:
             seen = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
             pixels = np.asarray(ImageOps.fit(seen, (width, height), Image.Resampling.LANCZOS))
             return pixels.reshape(height, width, channels).transpose(2, 0, 1)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # as above
+        if _of_system(error):
+            raise
         return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _of_system(error: Exception) -> bool:
+    """Whether the system could not read a file now, which says nothing of the image: it may be read later."""
+    return isinstance(error, OSError) and error.errno in _OF_SYSTEM
 
 
 def own_shape(source: Source, size: tuple[int, int] | None, channels: int | None) -> Shape:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from clearwater.data.sources import Labels, Numbers, RandomAccess, hash_of
 from clearwater.errors import InputError
 
 __all__ = ["FolderSource", "image_size", "read_image"]
+
+_SAMPLES = "samples.json"  # what `clearwater sample` says of a sample, in its folder
 
 
 class FolderSource(RandomAccess):
@@ -80,13 +83,23 @@ def image_size(path: Path) -> tuple[int, int]:
     return found[0]
 
 
+def _overviews(folder: Path) -> Sequence[str]:
+    """The pictures in a folder of samples that are made of samples, such as grid.png."""
+    try:
+        said = json.loads((folder / _SAMPLES).read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError):  # of something else
+        return ()
+    return said if isinstance(said, list) else ()
+
+
 def _image_files(folder: str) -> Iterator[tuple[str, int, int]]:
     """(path below the folder with slashes, bytes, time of change in ns) of each image file, in no order."""
     for above, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        overviews = _overviews(Path(above)) if _SAMPLES in files else ()
         below = os.path.relpath(above, folder).replace(os.sep, "/")
         for name in files:
-            if is_image(name):
+            if is_image(name) and name not in overviews:
                 try:
                     found = Path(above, name).stat()
                 except OSError:  # a link to nothing, or gone since

@@ -12,7 +12,7 @@ from torch import Tensor
 from clearwater.data.arrays import ArraySource, NpySource, tensor_of
 from clearwater.data.built_in import BUILT_IN, BuiltInSource, Split
 from clearwater.data.cache import cached_images
-from clearwater.data.decoding import Shape, common_size, decoded_blocks, none_readable, own_shape
+from clearwater.data.decoding import Shape, common_size, decoded_blocks, header, none_readable, own_shape
 from clearwater.data.image_set import ImageSet, pixel_values
 from clearwater.data.kinds import open_source, unseen_split
 from clearwater.data.reports import LoadReport
@@ -21,7 +21,16 @@ from clearwater.data.sources import RandomAccess, Source
 from clearwater.data.streamed import StreamedImages
 from clearwater.errors import InputError
 
-__all__ = ["BUILT_IN", "ImageSet", "Split", "load_images", "pixel_values", "stream_images", "unseen_split"]
+__all__ = [
+    "BUILT_IN",
+    "ImageSet",
+    "Split",
+    "first_size",
+    "load_images",
+    "pixel_values",
+    "stream_images",
+    "unseen_split",
+]
 
 
 def load_images(
@@ -65,6 +74,23 @@ def load_images(
         return _labelled(found, images, skipped, labels=labels)
     cached = cached_images(found, size, channels, cache, report)
     return _labelled(found, tensor_of(cached.images), cached.skipped, labels=labels, digest=cached.digest)
+
+
+def first_size(source: str | Path | Pictures) -> tuple[int, int]:
+    """The (height, width) of the first image that can be read.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = open_source(source)
+    if isinstance(found, ArraySource):
+        height, width = found.images.shape[2:]
+        return height, width
+    for opener in found.each():
+        seen = header(opener)
+        if seen is not None:
+            return seen[0]
+    raise InputError(f"No image of '{found.title}' can be read.")
 
 
 def stream_images(

@@ -10,17 +10,29 @@ from torch import Tensor
 
 from clearwater.bound_estimate import estimate_bound
 from clearwater.data import pixel_values
+from clearwater.data.batches import Images
+from clearwater.data.order import permuted
 from clearwater.denoisers import Clipped, NetworkDenoiser
 from clearwater.objectives import Objective
 from clearwater.optimal_variance import fit_optimal_variance
 from clearwater.randomness import RowStreams, generator
 from clearwater.times import LowDiscrepancy
 
-__all__ = ["CheapBound", "cheap_bound", "objective_loss"]
+__all__ = ["CheapBound", "cheap_bound", "objective_loss", "some"]
 
 _BATCH = 64
 _FITTED_LEVELS, _FITTED_IMAGES = 32, 32  # of the variance: a thousand evaluations
 _EVALUATIONS = 40  # of the bound, an image
+
+
+def some(images: Images, n: int) -> tuple[Tensor, Tensor | None]:
+    """Some of the images, the same ones each time, and their classes: of all kinds, though sources give class by class.
+
+    Returns:
+        uint8, shape (at most n, C, H, W), and int64 or None.
+    """
+    index = permuted(torch.arange(min(n, len(images))), len(images), 0).sort().values
+    return images.take(index), None if images.labels is None else images.labels[index]
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from clearwater.training.events import Progress
 from clearwater.training.trainer import Trainer
 from clearwater.world import World
 
-__all__ = ["PLANNED", "Plan", "plan", "shaped", "with_settings"]
+__all__ = ["PLANNED", "Plan", "plan", "shaped", "undisturbed_threads", "with_settings"]
 
 PLANNED = ("model.patch", "model.multipliers", "model.channels", "training.batch")
 """The settings that are chosen, in this order."""
@@ -89,8 +89,6 @@ def plan(
         device: where to train.
         world: the processes that train; all of them measure together.
         report: is told what is being measured.
-
-    torch is left with the number of threads that was found to be the fastest.
     """
     shape = shaped(config, fixed)
     batch, width = shape.training.batch, shape.model.channels
@@ -102,18 +100,6 @@ def plan(
         return world.told(_images_per_second(candidate, device, world))
 
     speed = measured(shape)
-    threads, fewer = torch.get_num_threads(), _undisturbed_threads()
-    if device.type == "cpu" and world.size == 1 and fewer < threads:
-        torch.set_num_threads(fewer)
-        undisturbed = measured(shape)
-        if undisturbed > _CLEARLY * speed:
-            reasons.append(
-                f"{fewer} of {threads} threads: the machine has other work, and all of them would be "
-                f"{undisturbed / max(speed, 1e-9):.1f} times slower."
-            )
-            speed = undisturbed
-        else:
-            torch.set_num_threads(threads)
     if device.type != "cpu" and "training.batch" not in fixed:
         while speed > 0 and batch < _LARGEST_BATCH:
             doubled = measured(with_settings(shape, {"training.batch": 2 * batch}))
@@ -131,6 +117,8 @@ def plan(
             if 60 * minutes * slower / batch < _ENOUGH:
                 break
             chosen, speed, width = candidate, slower, wider
+    if speed == 0:
+        raise ClearwaterError("There is not enough memory for this: set a smaller --batch, --size or network.")
     steps = int(60 * minutes * speed / batch)
     reasons.insert(
         0,
@@ -148,12 +136,33 @@ def plan(
     return Plan(chosen, steps, tuple(reasons))
 
 
-def _undisturbed_threads() -> int:
-    """How many threads leave the processor's other work where it is: every operation waits for its slowest thread."""
+def undisturbed_threads(
+    config: Config, device: torch.device, world: World, report: Callable[[str], None] = lambda text: None
+) -> tuple[int, str | None]:
+    """How many threads train fastest beside the machine's other work, and why if that is not all of them.
+
+    Every operation waits for its slowest thread, so a thread that another program disturbs slows all of them.
+    Arguments as of `plan`.
+    """
     threads = torch.get_num_threads()
-    if sys.platform == "win32":  # which does not say how busy it is
-        return threads
-    return max(1, threads - math.ceil(os.getloadavg()[0] - _IDLE))
+    if sys.platform == "win32" or device.type != "cpu" or world.size > 1:  # Windows does not say how busy it is
+        return threads, None
+    fewer = max(1, threads - math.ceil(os.getloadavg()[0] - _IDLE))
+    if fewer >= threads:
+        return threads, None
+    report(f"measuring {threads} and {fewer} threads")
+    try:
+        of_all = _images_per_second(config, device, world)
+        torch.set_num_threads(fewer)
+        of_fewer = _images_per_second(config, device, world)
+    finally:
+        torch.set_num_threads(threads)
+    if of_fewer <= _CLEARLY * of_all:
+        return threads, None
+    return fewer, (
+        f"{fewer} of {threads} threads: the machine has other work, and all of them would be "
+        f"{of_fewer / max(of_all, 1e-9):.1f} times slower."
+    )
 
 
 def with_settings(config: Config, values: dict[str, object]) -> Config:

@@ -8,9 +8,11 @@ RUN/checkpoints/000001000/  after step 1000 (checkpoint.py)
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -73,34 +75,36 @@ class RunFolder:
         """The run folder at `path`: a new one, or the one of an earlier run with the same configuration.
 
         The end of training alone may differ: the run then goes on to the new end. With `override` all may differ that
-        the weights do not depend on.
+        the weights do not depend on, and all may as long as there is no checkpoint.
 
         Raises:
             InputError: the folder holds something else, or a run with another configuration.
         """
         cls.refuse_other(path)
         run = cls(path)
-        if run._config_path.is_file():
-            differences = run.config().differences(config)
-            of_weights = [name for name in differences if name.startswith(_OF_WEIGHTS)]
-            if differences and all(name.startswith(_ENDS) for name in differences):
-                write_atomically(run._config_path, config.to_toml().encode())  # the same run to another end
-            elif differences and override and not of_weights:
-                run._accepted = config
-            elif differences:
-                remedy = (
-                    "and what is learned depends on that, so it cannot be overridden: give --out another folder."
-                    if override
-                    else "repeat its own command to go on with it, say --override to go on with the new settings, or "
-                    "give --out another folder."
-                )
-                raise InputError(
-                    f"'{path}' holds a run with other settings (there and now: "
-                    f"{'; '.join(of_weights if override else differences)}): {remedy}"
-                )
-            return run
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomically(run._config_path, config.to_toml().encode())
+        differences = run.config().differences(config) if run._config_path.is_file() else []
+        of_weights = [name for name in differences if name.startswith(_OF_WEIGHTS)]
+        if not run._config_path.is_file():
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(run._config_path, config.to_toml().encode())
+        elif not run._folders() or all(name.startswith(_ENDS) for name in differences):
+            # Nothing was learned in it yet, or it is the same run to another end.
+            if differences:
+                with run.held():
+                    write_atomically(run._config_path, config.to_toml().encode())
+        elif override and not of_weights:
+            run._accepted = config
+        else:
+            remedy = (
+                "and what is learned depends on that, so it cannot be overridden: give --out another folder."
+                if override
+                else "repeat its own command to go on with it, say --override to go on with the new settings, or "
+                "give --out another folder."
+            )
+            raise InputError(
+                f"'{path}' holds a run with other settings (there and now: "
+                f"{'; '.join(of_weights if override else differences)}): {remedy}"
+            )
         return run
 
     def accept(self) -> None:
@@ -139,6 +143,33 @@ class RunFolder:
         except UnicodeDecodeError:
             raise InputError(f"'{self._config_path}' is not a text file: restore it, or train again.") from None
         return Config.from_toml(text, str(self._config_path))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from training into the folder meanwhile: they would remove each other's checkpoints.
+
+        Raises:
+            InputError: another one does.
+        """
+        if sys.platform == "win32":  # which has no such locks
+            yield
+            return
+        import fcntl
+
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise InputError(
+                f"Another process trains into '{self.path}': wait until it has ended, or give --out another folder."
+            ) from None
+        except OSError:  # a disk without locks
+            pass
+        try:
+            yield
+        finally:
+            os.close(folder)  # which lets go of it, as the end of the process does
 
     def save(self, checkpoint: Checkpoint, config: Config) -> Path:
         """Writes a checkpoint beside the earlier ones, then removes all but the last few. Returns its folder."""

@@ -42,7 +42,7 @@ class Trainer:
 
     Every random number of a step is a function of the seed and the step, so a run that ends after
     `steps` and was interrupted anywhere has the same final bits as an unbroken one, on the same machine with as many
-    processes.
+    processes and threads.
 
     Attributes:
         config, objective, device: of the run.
@@ -81,6 +81,7 @@ class Trainer:
         training = config.training
         self.config = config
         self.step, self.images_seen, self.seconds, self.reserve = 0, 0, 0.0, 0.0
+        self._kept_seconds = 0.0  # in the checkpoint that is gone on from
         self._budget = budget(training)
         # What goes back in a short run must not lose most of it.
         minutes = math.inf if training.minutes is None else _LOST_AT_MOST * training.minutes
@@ -105,7 +106,7 @@ class Trainer:
         checkpoint = self._newest()
         if checkpoint is not None:
             self._load(checkpoint)
-            self.seconds = checkpoint.place.seconds
+            self.seconds = self._kept_seconds = checkpoint.place.seconds
         elif training.start is not None and start is None:
             raise InputError(f"The run to start from, '{training.start}', has to give the weights to begin with.")
         else:
@@ -196,7 +197,9 @@ class Trainer:
         finished = fraction >= 1
         if finished:
             self.seconds = self._budget.spent(self.seconds)
-        if self.step > resumed_at:
+        if self.step > resumed_at or (
+            finished and self.seconds > self._kept_seconds
+        ):  # the end may come without a step
             yield from self._saved(last=True)
         yield Stopped(self.step, self.seconds, finished=finished)
 
