@@ -1,111 +1,117 @@
-"""The classifier of garments that comes with the library: what it knows, what it refuses, and what it measures."""
+"""What is seen of a set of images: a row for each, by itself, however many processes share the work."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from told import Told, check_told, save_pictures, some_images, told_of
 from torch import Tensor
-from torch.nn import functional as F
 
-from clearwater.data import ImageSet, load_images
+from clearwater.data import ImageSet, stream_images
 from clearwater.errors import InputError
-from clearwater.evaluation import GarmentClassifier, Moments, frechet_distance, load_garment_classifier
+from clearwater.evaluation import Seen, features_of
 
 
-@pytest.fixture(scope="module")
-def classifier() -> GarmentClassifier:
-    return load_garment_classifier()
+@pytest.fixture(params=[True, False], ids=["kept", "held"])
+def cache(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    return tmp_path / "cache" / "features" if request.param else None
 
 
-@pytest.fixture(scope="module")
-def held_out() -> ImageSet:
-    return load_images("fashion-mini", split="held_out")
+@pytest.mark.parametrize("n", [1, 4, 10])
+@pytest.mark.parametrize("batch", [1, 3, 4, 100])
+def test_every_image_has_its_row_whatever_the_batch(cache: Path | None, n: int, batch: int) -> None:
+    extractor = Told(batch=batch)
+    check_told(features_of(some_images(n), extractor, cache=cache), some_images(n))
+    assert extractor.sizes == [batch] * (n // batch) + [n % batch] * (n % batch > 0)  # never more are in memory
 
 
-@pytest.fixture(scope="module")
-def seen(classifier: GarmentClassifier, held_out: ImageSet) -> tuple[Tensor, Tensor]:
-    """Features and probabilities of the held-out images."""
-    return classifier.seen(held_out.images)
+def test_the_rows_that_are_asked_for_are_given_in_their_order(cache: Path | None) -> None:
+    images, rows = some_images(10), torch.tensor([7, 0, 3, 3, 9])
+    check_told(features_of(images, Told(), rows=rows, cache=cache), ImageSet(images.images[rows]))
 
 
-def _noised(images: Tensor, sigma: float) -> Tensor:
-    """Images with Gaussian noise of that many grey values, the same up to its size at each sigma."""
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    return (images + sigma * noise).round().clamp(0, 255).to(torch.uint8)
+def test_an_extractor_without_classes_gives_no_probabilities(cache: Path | None) -> None:
+    class Plain(Told):
+        def __call__(self, images: Tensor) -> Seen:
+            return Seen(super().__call__(images).features)
+
+    seen = features_of(some_images(5), Plain(classes=0), cache=cache)
+    assert seen.probabilities is None
+    np.testing.assert_allclose(seen.features, told_of(some_images(5))[0], rtol=1e-6)
 
 
-def test_it_knows_held_out_garments(held_out: ImageSet, seen: tuple[Tensor, Tensor]) -> None:
-    assert held_out.labels is not None
-    assert len(held_out.labels) == 1000
-    assert int((seen[1].argmax(1) == held_out.labels).sum()) >= 880
+def test_images_that_are_decoded_when_needed_are_seen_too(cache: Path | None, tmp_path: Path) -> None:
+    images = some_images(9)
+    save_pictures(tmp_path / "pictures", images)
+    check_told(features_of(stream_images(tmp_path / "pictures", size=(3, 5)), Told(), cache=cache), images)
 
 
-def test_probabilities_are_those_of_its_last_layer_on_the_features(
-    classifier: GarmentClassifier, seen: tuple[Tensor, Tensor]
-) -> None:
-    features, p = seen
-    assert (features.shape, features.dtype) == ((1000, 64), torch.float64)
-    assert float(features.min()) >= 0  # means of what a rectifier lets through
-    logits = F.linear(features, classifier.head.weight.detach().double(), classifier.head.bias.detach().double())
-    torch.testing.assert_close(p, logits.softmax(1), rtol=0, atol=1e-5)
-    torch.testing.assert_close(p.sum(1), torch.ones(1000, dtype=torch.float64), rtol=0, atol=1e-12)
+def test_progress_is_told_and_ends_at_one(cache: Path | None) -> None:
+    told: list[float] = []
+    features_of(some_images(10), Told(), cache=cache, report=told.append)
+    assert told == [0.4, 0.8, 1.0, 1.0]
 
 
-def test_features_do_not_depend_on_the_batch(
-    classifier: GarmentClassifier, held_out: ImageSet, seen: tuple[Tensor, Tensor]
-) -> None:
-    images = held_out.images[:520]  # more than the classifier takes at once
-    for sizes in ([520], [1, 7, 249, 263]):
-        parts = [classifier.seen(part) for part in images.split(sizes)]
-        for which in (0, 1):
-            # 1e-6 of the largest: a kernel may add in another order in another batch.
-            scale = max(1.0, float(seen[which].abs().max()))
-            made = torch.cat([part[which] for part in parts])
-            torch.testing.assert_close(made, seen[which][:520], rtol=0, atol=1e-6 * scale)
+def test_no_images_are_refused(cache: Path | None) -> None:
+    for images, rows in ((some_images(0), None), (some_images(3), torch.tensor([], dtype=torch.int64))):
+        with pytest.raises(InputError, match="no images"):
+            features_of(images, Told(), rows=rows, cache=cache)
 
 
-def test_features_do_not_depend_on_the_order(
-    classifier: GarmentClassifier, held_out: ImageSet, seen: tuple[Tensor, Tensor]
-) -> None:
-    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
-    features, _ = classifier.seen(held_out.images[order])
-    torch.testing.assert_close(features, seen[0][order], rtol=0, atol=1e-6 * max(1.0, float(seen[0].max())))
+# --- many processes
+
+_PROGRAM = """
+import json, os, sys
+sys.path[:0] = [sys.argv[1]]
+from pathlib import Path
+import torch
+from clearwater.evaluation import features_of
+from clearwater.world import world
+from told import Told, check_told, some_images
+
+second = os.fork()
+os.environ["RANK"] = "0" if second else "1"
+os.environ["LOCAL_RANK"] = os.environ["RANK"]
+saw = []
+with world() as processes:
+    disks = [Path("shared"), Path(f"own-{processes.rank}")]
+    for cache, local_rank, stops_at in ((None, None, None), (disks[0], None, 1), (disks[0], None, None),
+                                        (disks[0], None, None), (disks[1], "0", None), (disks[1], "0", None)):
+        os.environ["LOCAL_RANK"] = local_rank or os.environ["RANK"]
+        extractor = Told(stops_at=stops_at)
+        try:
+            check_told(features_of(some_images(19), extractor, cache=cache, world=processes), some_images(19))
+        except KeyboardInterrupt:
+            saw.append("interrupted")
+        saw.append(sum(extractor.sizes))
+Path(f"{os.environ['RANK']}.json").write_text(json.dumps(saw))
+if second:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
+"""
 
 
-@pytest.mark.parametrize(
-    ("images", "named"),
-    [
-        (torch.zeros(2, 3, 28, 28, dtype=torch.uint8), ("torch.uint8", "3 × 28 × 28")),
-        (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), ("torch.uint8", "1 × 32 × 32")),
-        (torch.zeros(2, 1, 28, 27, dtype=torch.uint8), ("torch.uint8", "1 × 28 × 27")),
-        (torch.zeros(2, 28, 28, dtype=torch.uint8), ("torch.uint8", "28 × 28")),
-        (torch.zeros(2, 1, 28, 28), ("torch.float32", "1 × 28 × 28")),
-        (torch.zeros(2, 1, 28, 28, dtype=torch.int64), ("torch.int64", "1 × 28 × 28")),
-    ],
-    ids=["colour", "larger", "not square", "no channel", "real numbers", "whole numbers"],
-)
-def test_other_images_are_refused_and_named(
-    classifier: GarmentClassifier, images: Tensor, named: tuple[str, str]
-) -> None:
-    with pytest.raises(InputError) as caught:
-        classifier.seen(images)
-    given = str(caught.value).partition(", not ")[2]  # what is allowed comes before it
-    assert given == f"{named[0]} of {named[1]}."
-
-
-def test_its_file_is_small_enough_to_come_with_the_library() -> None:
-    assert len((files("clearwater.evaluation") / "garments-64.safetensors").read_bytes()) < 1e6
-
-
-def test_noise_moves_images_away_from_the_data_the_more_of_it_the_farther(
-    classifier: GarmentClassifier, held_out: ImageSet, seen: tuple[Tensor, Tensor]
-) -> None:
-    training = Moments.of(classifier.seen(load_images("fashion-mini").images[:1000])[0])
-    real = Moments.of(seen[0])
-    noised = [Moments.of(classifier.seen(_noised(held_out.images, sigma))[0]) for sigma in (4, 16, 64)]
-    from_real = [frechet_distance(real, other) for other in noised]
-    from_training = [frechet_distance(training, other) for other in (real, *noised)]
-    assert 0 < from_real[0] < from_real[1] < from_real[2]
-    assert 0 < from_training[0] < from_training[1] < from_training[2] < from_training[3]
+def test_processes_share_the_work_and_all_get_the_result(tmp_path: Path) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(Path(__file__).parents[1])],
+        cwd=tmp_path,
+        env=environment,
+        timeout=120,
+        check=True,
+    )
+    saw = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    # Of 19 images the rounds are 4 + 4, 4 + 4, and 3 + 0. Held in memory; interrupted after one round, gone on with,
+    # found; then each on a disk of its own, made and found.
+    assert saw[0] == [11, "interrupted", 4, 7, 0, 11, 0]
+    assert saw[1] == [8, "interrupted", 4, 4, 0, 8, 0]

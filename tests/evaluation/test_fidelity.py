@@ -12,12 +12,18 @@ import numpy.typing as npt
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from clearwater.errors import InputError
-from clearwater.evaluation import Moments, frechet_distance
+from clearwater.evaluation.estimates import Estimate
+from clearwater.evaluation.fidelity import (
+    Moments,
+    frechet_distance,
+    frechet_estimate,
+    images_needed,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -194,3 +200,77 @@ def test_fewer_than_two_images_are_refused(n: int) -> None:
     ):
         with pytest.raises(InputError, match=f"at least two images, not {n}"):
             ask()
+
+
+# --- few images, and blocks of many
+
+
+@given(seeds, st.integers(2, 12), st.integers(2, 12))
+@settings(max_examples=30)
+def test_of_fewer_images_than_features_it_is_that_of_their_products(seed: int, n: int, m: int) -> None:
+    """tr (C_a C_b)^½ = ‖X Yᵀ‖_* / √((n - 1)(m - 1)), X and Y the features less their means: no covariance is made."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((n, 20)), rng.standard_normal((m, 20)) * 2 + 1
+    x_0, y_0 = x - x.mean(0), y - y.mean(0)
+    cross = np.linalg.svd(x_0 @ y_0.T, compute_uv=False).sum() / math.sqrt((n - 1) * (m - 1))
+    expected = np.square(x.mean(0) - y.mean(0)).sum() + x.var(0, ddof=1).sum() + y.var(0, ddof=1).sum() - 2 * cross
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(expected, rel=1e-6)
+    assert frechet_estimate(a, b).value == pytest.approx(expected, rel=1e-6)
+
+
+def test_of_sets_without_any_width_it_is_the_distance_of_the_means() -> None:
+    a, b = torch.zeros(5, 3), torch.ones(6, 3)
+    assert frechet_distance(Moments.of(a), Moments.of(b)) == 3
+    assert frechet_estimate(a, b) == Estimate(3.0, 0.0, (3.0, 3.0))
+    # And from a set that has a width, the width is added: tr C.
+    wide = _features(0, 50, 3)
+    expected = float(wide.mean(0).square().sum() + wide.var(0).sum())
+    assert frechet_distance(Moments.of(wide), Moments.of(a)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_images_needed_are_the_fewest_that_give_a_covariance_its_full_rank() -> None:
+    for d in (1, 3, 10):
+        ranks = [
+            int(torch.linalg.matrix_rank(Moments.of(_features(d, n, d)).covariance)) for n in (2, d, d + 1) if n > 1
+        ]
+        assert ranks[-1] == d
+        assert images_needed(d) == d + 1
+        assert d == 1 or ranks[-2] == d - 1
+
+
+@given(seeds, st.integers(2, 40), st.integers(1, 45), st.randoms(use_true_random=False))
+@settings(max_examples=20)
+def test_neither_blocks_nor_the_order_matter(seed: int, n: int, block: int, chance: random.Random) -> None:
+    a, b = _features(seed, n), _features(seed + 1, 30)
+    order = list(range(n))
+    chance.shuffle(order)
+    whole, parts = frechet_estimate(a, b), frechet_estimate(a[order], b, block=block)
+    assert parts.value == pytest.approx(whole.value, rel=1e-7, abs=1e-7)
+    assert parts.error == pytest.approx(whole.error, rel=1e-5, abs=1e-7)
+
+
+def test_the_distance_is_that_of_torchmetrics() -> None:
+    fid = pytest.importorskip("torchmetrics.image.fid")
+    for seed, (n, m, d) in enumerate([(500, 400, 3), (100, 2000, 32), (300, 300, 128)]):
+        a, b = _features(seed, n, d), _features(seed + 10, m, d)
+        covariances = [np.cov(of.numpy(), rowvar=False) for of in (a, b)]
+        expected = float(
+            fid._compute_fid(a.mean(0), torch.from_numpy(covariances[0]), b.mean(0), torch.from_numpy(covariances[1]))
+        )
+        assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(expected, rel=1e-6)
+        assert frechet_estimate(a, b).value == pytest.approx(expected, rel=1e-6)
+
+
+def test_features_of_two_extractors_and_broken_ones_are_refused() -> None:
+    a, b = _features(0, 9, 4), _features(0, 9, 5)
+    with pytest.raises(InputError, match="not 4 of one set and 5"):
+        frechet_distance(Moments.of(a), Moments.of(b))
+    for of in (b, Moments.of(b)):
+        with pytest.raises(InputError, match=r"4 .*5"):
+            frechet_estimate(a, of)
+    a[3, 2] = math.nan
+    with pytest.raises(InputError, match="not finite"):
+        frechet_distance(Moments.of(a), Moments.of(a))
+    with pytest.raises(InputError, match="Image 3 of the data"):
+        frechet_estimate(_features(0, 9, 4), a)

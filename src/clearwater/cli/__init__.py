@@ -20,6 +20,7 @@ from clearwater.cli import (
     ema,
     info,
     interpolate,
+    measure,
     report,
     restore,
     sample,
@@ -64,6 +65,7 @@ show.app.command("gradients")(demonstrations.gradients)
 show.app.command("weights")(demonstrations.weights)
 app.add_typer(show.app, name="show")
 app.command("info")(info.info)
+app.command("measure")(measure.measure)
 app.command("bound")(bound.bound)
 app.command("variance")(variance.variance)
 app.command("ema")(ema.ema)
@@ -76,7 +78,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-_FOR_MANY = ("train", "sample", "restore", "bound")
+_FOR_MANY = ("train", "sample", "restore", "measure", "bound")
 
 
 @app.callback()

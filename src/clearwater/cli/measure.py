@@ -1,0 +1,223 @@
+"""`clearwater measure`: how near samples are to images, and whether they are copies of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clearwater.cli.loading import load
+from clearwater.cli.options import BATCH, Batch, Device, Seed
+from clearwater.cli.process import keep_freed_memory
+from clearwater.cli.progress import live_line, say
+from clearwater.errors import InputError
+
+if TYPE_CHECKING:
+    from clearwater.data import ImageSet
+    from clearwater.evaluation import Extractor, Material, Measurement
+    from clearwater.world import World
+
+__all__ = ["measure"]
+
+_SAMPLES = 10_000
+_TITLES = {
+    "frechet_distance": "Fréchet distance",
+    "frechet_distance_at_infinity": "  of infinitely many",
+    "kernel_distance": "kernel distance",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "inception_score": "Inception score",
+    "class_balance": "classes out of balance",
+    "sliced_wasserstein": "sliced Wasserstein, in pixels",
+    "closer_than_held_out": "nearer to training images",
+    "copying_score": "copying, z",
+    "copies": "copies",
+    "copying_score_in_pixels": "copying in pixels, z",
+    "copies_in_pixels": "copies in pixels",
+}
+
+
+def measure(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|SAMPLES",
+            help="A run, of which samples are made first; or samples: a folder, .npz or .zip of images.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Argument(help="The images that the model was trained on.", show_default="those of the run"),
+    ] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Real images that it was not trained on, for the floor and to find copies.",
+            show_default="DATA's own, if some are held out",
+        ),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", min=2, help="How many samples.", show_default="10000; all of a folder")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="What sees the images: garments, random, pixels, inception:WEIGHTS, timm:MODEL:WEIGHTS, hf:FOLDER.",
+            show_default="garments for grey 28 × 28, else random",
+        ),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Some figures alone, with commas between, as --json names them.", show_default="all"),
+    ] = None,
+    neighbour: Annotated[
+        int, typer.Option("-k", min=1, help="Of precision, recall, density, coverage: which neighbour.")
+    ] = 5,
+    sampler: Annotated[str, typer.Option(help="Of RUN's samples, as of `clearwater sample`.")] = "unipc",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of RUN's samples.", show_default="20; ancestral: all levels")
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Of RUN's samples.", show_default="none")] = None,
+    guidance: Annotated[float, typer.Option(help="Of RUN's samples.")] = 1.0,
+    seed: Seed = 0,
+    batch: Batch = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where RUN's samples are kept.", show_default="RUN/measured/STEP")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Where decoded images and features are kept.", show_default="~/.cache/clearwater"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Measure samples against the images of DATA: how near, how varied, whether copied; each figure with its floor.
+
+    The floor of a figure is what real images that were held out have in the place of the samples: no model does better.
+    """
+    from clearwater.assembly import pick_device
+    from clearwater.cli.sample import sample
+    from clearwater.data import ImageSet, default_cache, unseen_split
+    from clearwater.data.images import first_size
+    from clearwater.evaluation import extractor, images_needed, measured
+    from clearwater.training import RunFolder
+    from clearwater.world import world
+
+    keep_freed_memory()
+    of_run = (Path(subject) / "config.toml").is_file()
+    if not of_run and (out, steps, classes, guidance, sampler) != (None, None, None, 1.0, "unipc"):
+        raise InputError(f"'{subject}' is no run, so no samples are made: leave out the options of sampling.")
+    if data is None and not of_run:
+        raise InputError("Samples are measured against images: give those that the model was trained on as DATA.")
+    size, channels = None, None
+    if of_run:
+        run = RunFolder.open(Path(subject))
+        of_data = run.config().data
+        data, size, channels = data or of_data.source, of_data.size, of_data.channels
+        out = out or Path(subject) / "measured" / f"{run.model()[1].step:09d}"
+        sample(
+            Path(subject),
+            out,
+            n=n or _SAMPLES,
+            seed=seed,
+            batch=batch or 4 * BATCH,
+            sampler=sampler,
+            steps=steps,
+            classes=classes,
+            guidance=guidance,
+            device=device,
+        )
+        subject = str(out)
+    assert data is not None
+    with world() as processes:
+        quiet = not processes.first
+        with processes.after_the_first():  # who keeps what is decoded
+            size = size or first_size(subject)
+            samples = load(subject, size=size, channels=channels, cache=cache, quiet=quiet)
+            samples = ImageSet(samples.images[:n])
+            of_samples = samples.shape[0]
+            real = load(data, size=size, channels=of_samples, cache=cache, quiet=quiet)
+            split = "train" if held_out is not None else unseen_split(data)
+            unseen = None
+            if held_out is not None or split == "held_out":
+                unseen = load(held_out or data, size=size, channels=of_samples, split=split, cache=cache, quiet=quiet)
+            for source in (data, *([held_out] if held_out is not None else [])) if processes.first else ():
+                if first_size(source) != size:
+                    say(f"The images of '{source}' are scaled to {size[0]} × {size[1]}, as the samples are.")
+        seeing = extractor(features, samples.shape, pick_device(device))
+        sets = {"samples": samples, "data": real, **({} if unseen is None else {"held-out": unseen})}
+        seen: dict[str, Material] = {}
+        for name, images in sets.items():
+            seen[name] = _material(name, images, seeing, (cache or default_cache()) / "features", processes)
+        if not processes.first:
+            return
+        needed = images_needed(seeing.dimensions)
+        if len(samples) < needed:
+            say(
+                f"{len(samples)} samples are few for {seeing.dimensions} features: below {needed} the Fréchet distance "
+                f"says little; take --n {needed} or more."
+            )
+        with live_line("measuring") as line:
+            found = measured(
+                seen["samples"],
+                seen["data"],
+                seen.get("held-out"),
+                features=seeing.name,
+                only=None if only is None else [name.strip() for name in only.split(",")],
+                k=neighbour,
+                seed=seed,
+                report=lambda fraction: line(fraction, "figures"),
+            )
+    if as_json:
+        of_sets = {name: len(images) for name, images in sets.items()}
+        told = {"samples": subject, "data": data, "images": of_sets, "features": seeing.name, "is_fid": seeing.is_fid}
+        figures = {compared.figure.name: compared.as_dict() for compared in found.figures}
+        print(json.dumps({**told, "figures": figures, "left_out": found.left_out}, indent=1))
+    else:
+        _show(found, seeing)
+
+
+def _material(name: str, images: ImageSet, seeing: Extractor, cache: Path, world: World) -> Material:
+    """What an extractor sees in a set of images, and the images."""
+    from clearwater.evaluation import Material, features_of
+
+    with live_line(f"seeing {name}", shown=world.first) as line:
+        seen = features_of(
+            images,
+            seeing,
+            cache=cache,
+            world=world,
+            report=lambda fraction: line(fraction, f"{len(images):,} images"),
+            warn=say if world.first else lambda sentence: None,
+        )
+    return Material(seen.features, seen.probabilities, images)
+
+
+def _show(found: Measurement, seeing: Extractor) -> None:
+    """The figures as a table."""
+    print(f"{'':32}{'value':>10}  {'95%':^21}  {'floor':>10}")
+    for compared in found.figures:
+        figure, floor = compared.figure, compared.floor
+        title = _TITLES[figure.name]
+        if seeing.is_fid:
+            title = title.replace("Fréchet distance", "FID")
+        low, high = figure.interval
+        print(
+            f"{title:32}{figure.value:10.4g}  {f'{low:.4g} … {high:.4g}':^21}  "
+            + ("" if floor is None else f"{floor.value:10.4g}")
+            + (
+                f"  ({floor.n:,} images; of as many samples {compared.at_floor.value:.4g})"
+                if compared.at_floor and floor
+                else ""
+            )
+        )
+    first = found.figures[0].figure if found.figures else None
+    if first is not None:
+        print(f"{first.n:,} samples against {first.of:,} images, in the features {seeing.name}.")
+    for name, why in found.left_out.items():
+        say(f"Left out, {_TITLES[name].strip()}: {why}")
