@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from clearwater.cli import run
 from clearwater.config import Config
 from clearwater.data import load_images
-from clearwater.training import RunFolder, Trainer
+from clearwater.training import RunFolder, Trainer, planning
 from clearwater.training import checkpoint as checkpoint_module
 from clearwater.training import trainer as trainer_module
 
@@ -221,6 +221,23 @@ def test_weights_that_have_learned_another_target_are_refused(
     assert train("run", "--from", str(tmp_path / "first"), "--set", "objective.target=v") == 2
     assert "predicts eps, and weights that have learned that do not predict v" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_minutes_starts_from_another_and_is_measured_for_it(
+    train: Callable[..., int], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 9.0, 9.0))  # so that threads are measured
+    monkeypatch.setattr(planning, "_REPORTS", 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert train("first") == 0
+        assert train("run", "--from", str(tmp_path / "first"), "--minutes", "0.1") == 0
+    finally:
+        torch.set_num_threads(threads)
+    said = capsys.readouterr().err
+    assert "measuring 2 and 1 threads" in said
+    assert said.splitlines()[-1].startswith(f"Trained: '{tmp_path / 'run'}'.")
 
 
 def test_a_start_that_passes_over_a_torn_checkpoint_says_so(

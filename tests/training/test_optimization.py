@@ -17,6 +17,7 @@ from clearwater.data import ImageSet
 from clearwater.errors import ClearwaterError
 from clearwater.randomness import RowStreams
 from clearwater.training import Progress, Trainer, WentBack
+from clearwater.training import losses as losses_module
 from clearwater.training import trainer as trainer_module
 from clearwater.training.optimization import _parts
 from clearwater.world import World
@@ -164,7 +165,7 @@ def test_in_fp16_a_gradient_that_overflows_makes_the_scale_smaller_and_leaves_th
 def test_a_scale_that_falls_for_ever_is_a_failure_and_not_silence(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "CHECK_STEPS", 20)
+    monkeypatch.setattr(losses_module, "CHECK_STEPS", 20)
     trainer = _trainer(tiny("training.precision=fp16", "training.steps=100"))
     next(trainer.denoiser.network.parameters()).register_hook(lambda gradient: gradient * math.inf)
     events = []

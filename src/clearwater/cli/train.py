@@ -114,7 +114,8 @@ def train(
         chosen = pick_device(device)
         with processes.after_the_first():  # who tells of broken files
             settings, images = read(settings, out, cache=cache, streams=no_cache, quiet=not processes.first)
-        if settings.training.minutes is not None:
+        there = (out / "config.toml").is_file()  # what is refused of a run is refused before anything is measured
+        if settings.training.minutes is not None and not there:
             _leave_threads(settings if given is None else shaped(settings, given), chosen, processes)
         if given is not None:
             settings = _planned(settings, given, out, chosen, processes, began=context.obj)
@@ -125,7 +126,9 @@ def train(
             for warning in begun.warnings if begun is not None and processes.first else ():
                 say(warning)
             trainer = Trainer(settings, images, chosen, run, world=processes, start=weights)
-            before = trainer.step
+            before, minutes = trainer.step, settings.training.minutes
+            if there and minutes is not None and trainer.seconds < 60 * minutes:
+                _leave_threads(settings, chosen, processes)
             looks = Looks(None if settings.training.shard else images, cache, streams=no_cache)
             monitors = open_monitors(shown, run, settings, tell=say) if processes.first else []
             # A budget of time is the person's, not the loop's; a pause, and what follows it, is not part of it.
@@ -138,6 +141,7 @@ def train(
             raise typer.Exit(130)
         if trainer.step == before:
             say(f"'{out}' was finished before, after {before} steps: repeat with more --steps or --minutes to go on.")
+            return
         say(f"Trained: '{out}'. Now sample from it: {command('sample', out, '--out', out / 'samples')}")
 
 

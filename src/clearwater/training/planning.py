@@ -122,18 +122,18 @@ def plan(
     steps = int(60 * minutes * speed / batch)
     reasons.insert(
         0,
-        f"{width} channels: {speed:.0f} images/s here, so about {steps:,} steps in {minutes:.3g} min"
-        + (
-            f"; a wider network would get fewer than {_ENOUGH:,}, in which it learns less."
-            if "model.channels" not in fixed
-            else "."
-        ),
+        f"{width} channels: {speed:.0f} images/s here, so about {steps:,} steps in {_told(minutes)}"
+        + (f"; a wider network is taken where it gets {_ENOUGH:,} or more." if "model.channels" not in fixed else "."),
     )
     if steps < _FEW:
         reasons.append(
             f"{steps:,} steps are few for these images: expect rough ones, or give more --minutes or a smaller --size."
         )
     return Plan(chosen, steps, tuple(reasons))
+
+
+def _told(minutes: float) -> str:
+    return f"{minutes:.3g} min" if minutes >= 2 else f"{60 * minutes:.0f} s"
 
 
 def undisturbed_threads(
@@ -183,7 +183,7 @@ def _images_per_second(config: Config, device: torch.device, world: World) -> fl
     images = torch.randint(256, (64, config.data.channels, *config.data.size), generator=drawn).to(torch.uint8)
     classes = config.data.classes if config.data.labels else None
     labels = torch.arange(64) % len(classes) if classes else None
-    endless = with_settings(config, {"training.steps": 10**9, "training.minutes": None})
+    endless = with_settings(config, {"training.steps": 10**9, "training.minutes": None, "training.start": None})
     seen = 0.0
     try:
         trainer = Trainer(endless, ImageSet(images, labels, classes or ()), device, world=world)
