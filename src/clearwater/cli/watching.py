@@ -34,7 +34,7 @@ _LOOK = (_PREVIEWED * _STEPS + _UNSEEN) / 3  # images of training that take as l
 _BOUND_BY_PICTURE = 25  # what an estimate of the bound costs in such pictures: ten times the evaluations, in float32
 _ENDING = 1.5  # seconds for the last checkpoint, the loss curve and the page
 _SPARE = 1.25  # of the last look's cost, on a machine that has other work too
-_COMPARED = 2e8  # pixel values a second, in the search for the nearest images
+_COMPARED = 4e8  # pixel values a second, in the search for the nearest images
 
 
 @dataclass(frozen=True)
