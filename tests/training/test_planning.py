@@ -26,7 +26,6 @@ def _speeds(monkeypatch: pytest.MonkeyPatch, of: Callable[[int, int], float]) ->
         return of(*asked[-1])
 
     monkeypatch.setattr(planning, "_images_per_second", measured)
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.3, 0.3, 0.3))  # of a machine that has nothing else to do
     return asked
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clearwater.cli.loading import Keeping
 from clearwater.cli.options import Device
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import command, live_line, say
@@ -41,7 +42,7 @@ def demo(
 
     keep_freed_memory()
     chosen = pick_device(device)
-    settings, images = read(resolve(recipe="small", options={"training.minutes": minutes}), out)
+    settings, images = read(resolve(recipe="small", options={"training.minutes": minutes}), out, Keeping())
     run = open_run(settings, images, out)
     forward(settings.data.source, out / "forward.gif", settings.chain.name)
     with run.held():

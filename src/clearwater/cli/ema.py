@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearwater.cli.loading import load
+from clearwater.cli.loading import Keeping
 from clearwater.cli.models import image_shape
 from clearwater.cli.options import Cache, Device, NoCache, Run, refuse_picture
 from clearwater.cli.process import keep_freed_memory
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from clearwater.config import DataConfig
-    from clearwater.data import ImageSet
-    from clearwater.data.images import Split
     from clearwater.denoisers import NetworkDenoiser
     from clearwater.training import Place, RunFolder
 
@@ -52,30 +49,6 @@ class Quality:
     missed: float
     loss: float
     distance: float | None
-
-
-@dataclass(frozen=True)
-class _Cached:
-    """Where decoded images are kept.
-
-    Attributes:
-        folder: None for the usual place.
-        streams: whether none are.
-    """
-
-    folder: Path | None
-    streams: bool
-
-    def load(self, data: DataConfig, split: Split) -> ImageSet:
-        return load(
-            data.source,
-            size=data.size,
-            channels=data.channels,
-            split=split,
-            labels=data.labels,
-            cache=self.folder,
-            kept=not self.streams,
-        )
 
 
 def ema(
@@ -114,7 +87,7 @@ def ema(
     if plot is not None:
         refuse_picture(plot, ".png")
     chosen, step = pick_device(device), _place(folder).step
-    found = [_quality(folder, step, each, n, _Cached(cache, no_cache), chosen) for each in _parsed(lengths)]
+    found = [_quality(folder, step, each, n, Keeping(cache, no_cache), chosen) for each in _parsed(lengths)]
     if as_json:
         print(json.dumps({"run": str(run), "lengths": [vars(each) for each in found]}, indent=1))
     else:
@@ -176,37 +149,32 @@ def _average(folder: RunFolder, step: int, length: float) -> tuple[dict[str, Ten
     return made
 
 
-def _quality(folder: RunFolder, step: int, length: float, n: int, cached: _Cached, device: torch.device) -> Quality:
+def _quality(folder: RunFolder, step: int, length: float, n: int, keeping: Keeping, device: torch.device) -> Quality:
     from clearwater.training import load_denoiser
 
     average, missed = _average(folder, step, length)
     model = load_denoiser(folder, device, tensors=average)
     with live_line(f"length {length:g}") as report:
         share = 0.5 if n else 1.0
-        loss = _loss(folder, model, cached, lambda fraction: report(fraction * share, "loss"))
-        distance = _distance(folder, model, n, cached, lambda fraction: report(share + fraction / 2, "samples"))
+        loss = _loss(folder, model, keeping, lambda fraction: report(fraction * share, "loss"))
+        distance = _distance(folder, model, n, keeping, lambda fraction: report(share + fraction / 2, "samples"))
     return Quality(length, missed, loss, distance)
 
 
-def _loss(folder: RunFolder, model: NetworkDenoiser, cached: _Cached, report: Callable[[float], None]) -> float:
+def _loss(folder: RunFolder, model: NetworkDenoiser, keeping: Keeping, report: Callable[[float], None]) -> float:
     from clearwater.assembly import build_objective
-    from clearwater.data import stream_images, unseen_split
+    from clearwater.data import unseen_split
     from clearwater.evaluation.unseen import objective_loss, some
 
-    data, split = folder.config().data, unseen_split(folder.config().data.source)
-    images = (
-        stream_images(data.source, size=data.size, channels=data.channels, labels=data.labels)
-        if cached.streams and split == "train"
-        else cached.load(data, split)
-    )
-    x_0, labels = some(images, _IMAGES)
+    data = folder.config().data
+    x_0, labels = some(keeping.open(data, unseen_split(data.source)), _IMAGES)
     objective = build_objective(folder.config())
     labels = labels if data.labels else None
     return objective_loss(model, objective, x_0, labels=labels, passes=_PASSES, report=report)
 
 
 def _distance(
-    folder: RunFolder, model: NetworkDenoiser, n: int, cached: _Cached, report: Callable[[float], None]
+    folder: RunFolder, model: NetworkDenoiser, n: int, keeping: Keeping, report: Callable[[float], None]
 ) -> float | None:
     from clearwater.denoisers import Clipped
     from clearwater.evaluation import Moments, frechet_distance, load_garment_classifier
@@ -227,4 +195,4 @@ def _distance(
     chain = model.chain.strided(min(20, model.chain.T))
     samples = to_uint8(sample(Clipped(model), n, shape, batch=_BATCH, chain=chain, stepper=UniPC()))
     report(1.0)
-    return frechet_distance(moments(samples), moments(cached.load(data, "train").images))
+    return frechet_distance(moments(samples), moments(keeping.load(data).images))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clearwater.cli.progress import Report, live_line, say
 
 if TYPE_CHECKING:
-    from clearwater.data import ImageSet, LoadReport
+    from clearwater.config import DataConfig
+    from clearwater.data import ImageSet, LoadReport, StreamedImages
     from clearwater.data.images import Split
 
-__all__ = ["load"]
+__all__ = ["Keeping", "load"]
 
 
 def load(
@@ -40,6 +42,40 @@ def load(
             cache=(cache or default_cache()) if kept else None,
             report=report,
         )
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Whether decoded images are kept, and where.
+
+    Attributes:
+        folder: None for the usual place.
+        streams: whether none are.
+    """
+
+    folder: Path | None = None
+    streams: bool = False
+
+    def load(self, data: DataConfig, split: Split = "train", *, quiet: bool = False) -> ImageSet:
+        """All images of a run's data."""
+        return load(
+            data.source,
+            size=data.size,
+            channels=data.channels,
+            split=split,
+            labels=data.labels,
+            cache=self.folder,
+            kept=not self.streams,
+            quiet=quiet,
+        )
+
+    def open(self, data: DataConfig, split: Split = "train", *, quiet: bool = False) -> ImageSet | StreamedImages:
+        """The images of a run's data, decoded when they are needed if none are to be kept."""
+        from clearwater.data import stream_images
+
+        if self.streams and split == "train":
+            return stream_images(data.source, size=data.size, channels=data.channels, labels=data.labels)
+        return self.load(data, split, quiet=quiet)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clearwater.cli.loading import load
-from clearwater.cli.options import BATCH, Batch, Device, Seed
+from clearwater.cli.options import Batch, Device, Seed
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say
 from clearwater.errors import InputError
@@ -125,7 +125,7 @@ def measure(
             out,
             n=n or _SAMPLES,
             seed=seed,
-            batch=batch or 4 * BATCH,
+            batch=batch,
             sampler=sampler,
             steps=steps,
             classes=classes,

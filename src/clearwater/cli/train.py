@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearwater.cli.loading import load
+from clearwater.cli.loading import Keeping
 from clearwater.cli.options import Cache, Data, Device, NoCache, Out
 from clearwater.cli.process import keep_freed_memory, set_float32
 from clearwater.cli.progress import command, live_line, say, say_skipped
@@ -91,6 +91,7 @@ def train(
         "training.start": None if start is None else str(start.resolve()),
     }
     begun = None if start is None else _begun(start, out)
+    keeping = Keeping(cache, no_cache)
     shown = [name.strip() for name in log.split(",")] if log else []
     settings = resolve(
         recipe=recipe or "small",
@@ -113,7 +114,7 @@ def train(
             libraries(shown)  # a slip is told of before anything is read, too
         chosen = pick_device(device)
         with processes.after_the_first():  # who tells of broken files
-            settings, images = read(settings, out, cache=cache, streams=no_cache, quiet=not processes.first)
+            settings, images = read(settings, out, keeping, quiet=not processes.first)
         there = (out / "config.toml").is_file()  # what is refused of a run is refused before anything is measured
         if settings.training.minutes is not None and not there:
             _leave_threads(settings if given is None else shaped(settings, given), chosen, processes)
@@ -129,7 +130,7 @@ def train(
             before, minutes = trainer.step, settings.training.minutes
             if there and minutes is not None and trainer.seconds < 60 * minutes:
                 _leave_threads(settings, chosen, processes)
-            looks = Looks(None if settings.training.shard else images, cache, streams=no_cache)
+            looks = Looks(None if settings.training.shard else images, keeping)
             monitors = open_monitors(shown, run, settings, tell=say) if processes.first else []
             # A budget of time is the person's, not the loop's; a pause, and what follows it, is not part of it.
             began = None if before else context.obj
@@ -146,27 +147,22 @@ def train(
 
 
 def read(
-    settings: Config, out: Path, *, cache: Path | None = None, streams: bool = False, quiet: bool = False
+    settings: Config, out: Path, keeping: Keeping, *, quiet: bool = False
 ) -> tuple[Config, ImageSet | StreamedImages]:
     """Loads the images and fills in their size, channels and classes.
 
     Args:
         settings: what is to be read.
         out: the run folder, which must be one or be nothing.
-        cache: where to keep decoded images; None for the usual place.
-        streams: whether images are decoded when they are needed instead.
+        keeping: of decoded images.
         quiet: whether this is one of many processes that leaves it to another to speak.
     """
-    from clearwater.data import lasting_name, stream_images
+    from clearwater.data import lasting_name
     from clearwater.training import RunFolder
 
     RunFolder.refuse_other(out)  # before a large folder is read for nothing
     data = settings.data
-    images = (
-        stream_images(data.source, size=data.size, channels=data.channels, labels=data.labels)
-        if streams
-        else load(data.source, size=data.size, channels=data.channels, labels=data.labels, cache=cache, quiet=quiet)
-    )
+    images = keeping.open(data, quiet=quiet)
     channels, height, width = images.shape
     source = lasting_name(data.source)  # the run can be gone on with from anywhere
     if not source.isascii() and source.encode(errors="replace") != source.encode(errors="surrogateescape"):

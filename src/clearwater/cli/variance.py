@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clearwater.cli.loading import Keeping
 from clearwater.cli.models import load_network, variance_folder
 from clearwater.cli.options import Device, Run
 from clearwater.cli.process import keep_freed_memory
@@ -58,7 +59,7 @@ def variance(
             "training": of_mean.training.model_copy(update=end),
         }
     )
-    settings, images = read(settings, out)
+    settings, images = read(settings, out, Keeping())
     inner = open_run(settings, images, out)
     # Every level counts, whatever the mean was trained on most.
     objective = VarianceBound(mean, LowDiscrepancy())

@@ -6,15 +6,13 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from clearwater.cli.loading import load
+from clearwater.cli.loading import Keeping
 from clearwater.cli.progress import Report, duration, say, say_skipped
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from torch import Tensor
 
@@ -43,13 +41,11 @@ class Looks:
 
     Attributes:
         images: those that it is trained on; None for a network that is no model of images, at which nobody looks.
-        cache: where unseen images are kept decoded; None for the usual place.
-        streams: whether none are kept.
+        keeping: of unseen images.
     """
 
     images: ImageSet | StreamedImages | None = None
-    cache: Path | None = None
-    streams: bool = False
+    keeping: Keeping = field(default_factory=Keeping)
 
 
 @dataclass(frozen=True)
@@ -229,18 +225,7 @@ def _sight(trainer: Trainer, images: ImageSet | StreamedImages, looks: Looks) ->
 
     data = trainer.config.data
     split = unseen_split(data.source)
-    unseen = images
-    if split == "held_out":
-        unseen = load(
-            data.source,
-            size=data.size,
-            channels=data.channels,
-            split=split,
-            labels=data.labels,
-            cache=looks.cache,
-            kept=not looks.streams,
-        )
-
+    unseen = looks.keeping.open(data, split) if split == "held_out" else images
     seen, _ = some(images, _UNSEEN)
     others, labels = some(unseen, _UNSEEN)
     return _Sight(seen, others, labels if data.labels else None, split == "held_out")

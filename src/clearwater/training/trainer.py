@@ -137,6 +137,7 @@ class Trainer:
         return replace(denoiser, chain=chain)
 
     def __iter__(self) -> Iterator[Event]:
+        training = self.config.training
         _, _, stops = self._agree(report=False, save=False)  # each process has a clock of its own until here
         fraction = self._budget.fraction(self.step, self.seconds, self.reserve)
         if fraction >= 1 and self.step == 0:
@@ -153,9 +154,7 @@ class Trainer:
         reported_step, reported_at, saved_at = self.step, self.seconds, self.seconds
         self._network.train()
         while fraction < 1 and not stops:
-            learning_rate = self.config.training.learning_rate * learning_rate_factor(
-                self.config.training, self.step, fraction
-            )
+            learning_rate = training.learning_rate * learning_rate_factor(training, self.step, fraction)
             fault = self._train_step(learning_rate)
             self.seconds = clock()
             report = self.seconds - reported_at >= _REPORT_SECONDS
@@ -179,7 +178,7 @@ class Trainer:
                     fraction,
                     seen.loss,
                     learning_rate,
-                    (self.step - reported_step) * self.config.training.batch / max(self.seconds - reported_at, 1e-9),
+                    (self.step - reported_step) * training.batch / max(self.seconds - reported_at, 1e-9),
                     seen.gradient_norm,
                     seen.level_losses,
                 )
@@ -197,9 +196,8 @@ class Trainer:
         finished = fraction >= 1
         if finished:
             self.seconds = self._budget.spent(self.seconds)
-        if self.step > resumed_at or (
-            finished and self.seconds > self._kept_seconds
-        ):  # the end may come without a step
+        # The end may come without a step.
+        if self.step > resumed_at or (finished and self.seconds > self._kept_seconds):
             yield from self._saved(last=True)
         yield Stopped(self.step, self.seconds, finished=finished)
 
