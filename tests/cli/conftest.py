@@ -14,6 +14,7 @@ from clearwater import (
     Config,
 )
 from clearwater.cli import run
+from clearwater.training import trainer as trainer_module
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +34,31 @@ def home(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) 
         where = ["--out", str(home / out), "--config", str(home / "tiny.toml"), "--device", "cpu"]
         assert run(["train", str(home / "images"), *where, *map(str, options)]) == 0
     return home
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of six grey images of 8 x 8."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def train(tiny: Callable[..., Config], tmp_path: Path, pictures: Path) -> Callable[..., int]:
+    """The command on `pictures` with the tiny configuration; returns the exit code."""
+    (tmp_path / "tiny.toml").write_text(tiny().to_toml())
+
+    def command(out: str, *options: str, data: str | None = None) -> int:
+        config = ["--config", str(tmp_path / "tiny.toml"), "--device", "cpu"]
+        return run(["train", data or str(pictures), "--out", str(tmp_path / out), *config, *options])
+
+    return command
+
+
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line in the log after every step."""
+    monkeypatch.setattr(trainer_module, "_REPORT_SECONDS", 0.0)

@@ -14,65 +14,15 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from trainings import interrupt_after, same, weights_of
 
 from clearwater.cli import run
 from clearwater.config import Config
 from clearwater.data import load_images
-from clearwater.training import RunFolder, Trainer, planning
+from clearwater.training import RunFolder, Trainer
 from clearwater.training import checkpoint as checkpoint_module
-from clearwater.training import trainer as trainer_module
 
 Said = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of six grey images of 8 x 8."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)):
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    return folder
-
-
-@pytest.fixture
-def train(tiny: Callable[..., Config], tmp_path: Path, pictures: Path) -> Callable[..., int]:
-    """The command on `pictures` with the tiny configuration; returns the exit code."""
-    (tmp_path / "tiny.toml").write_text(tiny().to_toml())
-
-    def command(out: str, *options: str, data: str | None = None) -> int:
-        config = ["--config", str(tmp_path / "tiny.toml"), "--device", "cpu"]
-        return run(["train", data or str(pictures), "--out", str(tmp_path / out), *config, *options])
-
-    return command
-
-
-@pytest.fixture
-def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line in the log after every step."""
-    monkeypatch.setattr(trainer_module, "_REPORT_SECONDS", 0.0)
-
-
-def _interrupt_after(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch, *, times: int = 1) -> None:
-    log = RunFolder.log
-
-    def interrupting(self: RunFolder, entry: dict[str, float]) -> None:
-        log(self, entry)
-        if entry["step"] == step:
-            for _ in range(times):
-                signal.raise_signal(number)
-
-    monkeypatch.setattr(RunFolder, "log", interrupting)
-
-
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    newest = max((folder / "checkpoints").iterdir())
-    loaded = {**load_file(newest / "model.safetensors"), **load_file(newest / "state.safetensors")}
-    return {name: value.clone() for name, value in loaded.items()}  # the files are mapped, and a test tears them
-
-
-def _same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def _contents(folder: Path) -> dict[Path, bytes]:
@@ -85,7 +35,7 @@ def test_the_command_trains_the_model_that_the_library_trains(
     assert train("run") == 0
     trainer = Trainer(tiny(), load_images(str(pictures)), torch.device("cpu"))
     list(trainer)
-    assert _same(load_file(tmp_path / "run/checkpoints/000000008/model.safetensors"), trainer.ema.parameters)
+    assert same(load_file(tmp_path / "run/checkpoints/000000008/model.safetensors"), trainer.ema.parameters)
 
 
 @pytest.mark.usefixtures("every_step")
@@ -172,7 +122,7 @@ def test_an_interrupted_command_saves_says_how_to_go_on_and_ends_as_if_unbroken(
 ) -> None:
     handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patched:
-        _interrupt_after(3, number, patched)
+        interrupt_after(3, number, patched)
         assert train("run") == 130
     assert capsys.readouterr().err.splitlines()[-1] == (
         "Interrupted and saved after step 3: repeat the command to go on."
@@ -181,7 +131,7 @@ def test_an_interrupted_command_saves_says_how_to_go_on_and_ends_as_if_unbroken(
     assert train("run") == 0
     assert "Going on from step 3." in capsys.readouterr().err
     assert train("whole") == 0
-    assert _same(_weights(tmp_path / "run"), _weights(tmp_path / "whole"))
+    assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / "whole"))
     assert [entry["step"] for entry in RunFolder.open(tmp_path / "run").entries()] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
@@ -189,65 +139,12 @@ def test_an_interrupted_command_saves_says_how_to_go_on_and_ends_as_if_unbroken(
 def test_a_second_ctrl_c_ends_the_command_at_once_and_the_last_checkpoint_stays(
     train: Callable[..., int], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _interrupt_after(3, signal.SIGINT, monkeypatch, times=2)
+    interrupt_after(3, signal.SIGINT, monkeypatch, times=2)
     assert train("run", "--set", "training.save_minutes=1e-9") == 130
     assert "Traceback" not in capsys.readouterr().err
     latest = RunFolder.open(tmp_path / "run").latest()
     assert latest is not None
     assert latest.place.step == 2
-
-
-@pytest.mark.usefixtures("every_step")
-def test_a_run_goes_on_although_the_one_it_started_from_is_gone(
-    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
-) -> None:
-    first = ("--from", str(tmp_path / "first"), "--seed", "1")
-    assert train("first") == 0
-    assert train("whole", *first) == 0
-    with monkeypatch.context() as patched:
-        _interrupt_after(3, signal.SIGINT, patched)
-        assert train("run", *first) == 130
-    (tmp_path / "first").rename(tmp_path / "moved")
-    assert train("run", *first) == 0
-    assert _same(_weights(tmp_path / "run"), _weights(tmp_path / "whole"))
-    assert train("another", *first) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"Error: '{tmp_path / 'first'}' does not exist")
-
-
-def test_weights_that_have_learned_another_target_are_refused(
-    train: Callable[..., int], tmp_path: Path, capsys: Said
-) -> None:
-    assert train("first") == 0
-    assert train("run", "--from", str(tmp_path / "first"), "--set", "objective.target=v") == 2
-    assert "predicts eps, and weights that have learned that do not predict v" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_run_of_minutes_starts_from_another_and_is_measured_for_it(
-    train: Callable[..., int], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 9.0, 9.0))  # so that threads are measured
-    monkeypatch.setattr(planning, "_REPORTS", 1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        assert train("first") == 0
-        assert train("run", "--from", str(tmp_path / "first"), "--minutes", "0.1") == 0
-    finally:
-        torch.set_num_threads(threads)
-    said = capsys.readouterr().err
-    assert "measuring 2 and 1 threads" in said
-    assert said.splitlines()[-1].startswith(f"Trained: '{tmp_path / 'run'}'.")
-
-
-def test_a_start_that_passes_over_a_torn_checkpoint_says_so(
-    train: Callable[..., int], tmp_path: Path, capsys: Said
-) -> None:
-    assert train("first", "--set", "training.save_minutes=1e-9") == 0
-    newest = max((tmp_path / "first" / "checkpoints").iterdir())
-    (newest / "model.safetensors").write_bytes(b"torn")
-    assert train("run", "--from", str(tmp_path / "first")) == 0
-    assert f"The checkpoint '{newest}' cannot be read" in capsys.readouterr().err
 
 
 def test_a_finished_run_run_again_changes_nothing(train: Callable[..., int], tmp_path: Path) -> None:
@@ -265,7 +162,7 @@ def test_a_torn_checkpoint_is_named_and_training_goes_on_from_the_one_before(
 ) -> None:
     save_often = ("--set", "training.save_minutes=1e-9")
     assert train("run", *save_often) == 0
-    whole = _weights(tmp_path / "run")
+    whole = weights_of(tmp_path / "run")
     torn = tmp_path / "run" / "checkpoints" / "000000008"
     (torn / "state.safetensors").write_bytes(b"")
     capsys.readouterr()
@@ -273,7 +170,7 @@ def test_a_torn_checkpoint_is_named_and_training_goes_on_from_the_one_before(
     said = capsys.readouterr().err
     assert str(torn) in said
     assert "Going on from step 7." in said
-    assert _same(_weights(tmp_path / "run"), whole)
+    assert same(weights_of(tmp_path / "run"), whole)
 
 
 # --- refusals
@@ -337,7 +234,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_from_the_checkpoint_bef
     train: Callable[..., int], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     with monkeypatch.context() as patched:
-        _interrupt_after(3, signal.SIGINT, patched)
+        interrupt_after(3, signal.SIGINT, patched)
         assert train("run") == 130
     checkpoints = _contents(tmp_path / "run" / "checkpoints")
     capsys.readouterr()
@@ -355,7 +252,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_from_the_checkpoint_bef
     assert _contents(tmp_path / "run" / "checkpoints") == checkpoints
     assert train("run") == 0
     assert train("whole") == 0
-    assert _same(_weights(tmp_path / "run"), _weights(tmp_path / "whole"))
+    assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("sets", [["objective=vlb"], ["objective=vlb", "chain.name=learned"]], ids=["range", "chain"])
