@@ -16,6 +16,7 @@ from PIL import Image
 from clearwater.cli import run
 from clearwater.data import load_images
 from clearwater.evaluation import Moments, frechet_distance, load_garment_classifier
+from clearwater.evaluation.results import results
 
 Said = pytest.CaptureFixture[str]
 Measure = Callable[..., dict[str, Any]]
@@ -48,7 +49,15 @@ def _distance(images: torch.Tensor) -> float:
 def test_a_run_is_sampled_and_the_samples_are_measured(trained: Path, tmp_path: Path, measure: Measure) -> None:
     of_run = shutil.copytree(trained, tmp_path / "run")
     told = measure(of_run, "--n", 80, "--steps", 3, "--seed", 5, "--only", "frechet_distance,precision")
-    (samples,) = (of_run / "measured").iterdir()
+    (samples,) = (path for path in (of_run / "measured").iterdir() if path.is_dir())
+    (kept,) = results(of_run, "fidelity")
+    assert (kept.step, kept.found) == (8, told)
+    options = ["--n", "80", "--steps", "3", "--seed", "5", "--only", "frechet_distance,precision"]
+    assert kept.command[:2] == ("measure", str(of_run))
+    assert all(
+        pair in zip(kept.command, kept.command[1:], strict=False)
+        for pair in zip(options[::2], options[1::2], strict=True)
+    )
     assert told["images"] == {"samples": 80, "data": 9000, "held-out": 1000}
     assert (told["samples"], told["features"], told["is_fid"]) == (str(samples), "garments-64", False)
     assert list(told["figures"]) == ["frechet_distance", "precision"]

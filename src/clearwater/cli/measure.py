@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clearwater.cli.loading import load
+from clearwater.cli.measuring import real_images, see
 from clearwater.cli.options import Batch, Device, Seed
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say
+from clearwater.cli.repeating import repeating
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
-    from clearwater.data import ImageSet
-    from clearwater.evaluation import Extractor, Material, Measurement
-    from clearwater.world import World
+    from clearwater.evaluation import Extractor, Measurement
 
 __all__ = ["measure"]
 
@@ -42,6 +42,7 @@ _TITLES = {
 
 
 def measure(
+    context: typer.Context,
     subject: Annotated[
         str,
         typer.Argument(
@@ -100,28 +101,27 @@ def measure(
 
     The floor of a figure is what real images that were held out have in the place of the samples: no model does better.
     """
-    from clearwater.assembly import pick_device
     from clearwater.cli.sample import sample
-    from clearwater.data import ImageSet, default_cache, unseen_split
+    from clearwater.config import DataConfig
+    from clearwater.data import ImageSet
     from clearwater.data.images import first_size
-    from clearwater.evaluation import extractor, images_needed, measured
+    from clearwater.evaluation import images_needed, measured
+    from clearwater.evaluation.results import Result, keep
     from clearwater.training import RunFolder
     from clearwater.world import world
 
     keep_freed_memory()
-    of_run = (Path(subject) / "config.toml").is_file()
-    if not of_run and (out, steps, classes, guidance, sampler) != (None, None, None, 1.0, "unipc"):
+    run = RunFolder.open(Path(subject)) if (Path(subject) / "config.toml").is_file() else None
+    if run is None and (out, steps, classes, guidance, sampler) != (None, None, None, 1.0, "unipc"):
         raise InputError(f"'{subject}' is no run, so no samples are made: leave out the options of sampling.")
-    if data is None and not of_run:
+    if run is None and data is None:
         raise InputError("Samples are measured against images: give those that the model was trained on as DATA.")
-    size, channels = None, None
-    if of_run:
-        run = RunFolder.open(Path(subject))
-        of_data = run.config().data
-        data, size, channels = data or of_data.source, of_data.size, of_data.channels
-        out = out or Path(subject) / "measured" / f"{run.model()[1].step:09d}"
+    of = DataConfig()
+    if run is not None:
+        of = run.config().data.model_copy(update={"labels": False})
+        out = out or run.path / "measured" / f"{run.model()[1].step:09d}"
         sample(
-            Path(subject),
+            run.path,
             out,
             n=n or _SAMPLES,
             seed=seed,
@@ -133,27 +133,17 @@ def measure(
             device=device,
         )
         subject = str(out)
-    assert data is not None
+    if data is not None:
+        of = DataConfig(source=data, size=of.size, channels=of.channels)
     with world() as processes:
-        quiet = not processes.first
         with processes.after_the_first():  # who keeps what is decoded
-            size = size or first_size(subject)
-            samples = load(subject, size=size, channels=channels, cache=cache, quiet=quiet)
+            size = of.size or first_size(subject)
+            samples = load(subject, size=size, channels=of.channels, cache=cache, quiet=not processes.first)
             samples = ImageSet(samples.images[:n])
-            of_samples = samples.shape[0]
-            real = load(data, size=size, channels=of_samples, cache=cache, quiet=quiet)
-            split = "train" if held_out is not None else unseen_split(data)
-            unseen = None
-            if held_out is not None or split == "held_out":
-                unseen = load(held_out or data, size=size, channels=of_samples, split=split, cache=cache, quiet=quiet)
-            for source in (data, *([held_out] if held_out is not None else [])) if processes.first else ():
-                if first_size(source) != size:
-                    say(f"The images of '{source}' are scaled to {size[0]} × {size[1]}, as the samples are.")
-        seeing = extractor(features, samples.shape, pick_device(device))
-        sets = {"samples": samples, "data": real, **({} if unseen is None else {"held-out": unseen})}
-        seen: dict[str, Material] = {}
-        for name, images in sets.items():
-            seen[name] = _material(name, images, seeing, (cache or default_cache()) / "features", processes)
+        of = of.model_copy(update={"size": size, "channels": samples.shape[0]})
+        real = real_images(of, held_out, features=features, device=device, cache=cache, processes=processes)
+        seeing = real.seeing
+        seen = see("samples", samples, seeing, cache, processes)
         if not processes.first:
             return
         needed = images_needed(seeing.dimensions)
@@ -164,38 +154,31 @@ def measure(
             )
         with live_line("measuring") as line:
             found = measured(
-                seen["samples"],
-                seen["data"],
-                seen.get("held-out"),
+                seen,
+                real.data,
+                real.held_out,
                 features=seeing.name,
                 only=None if only is None else [name.strip() for name in only.split(",")],
                 k=neighbour,
                 seed=seed,
                 report=lambda fraction: line(fraction, "figures"),
             )
+    images = {"samples": len(samples), "data": len(real.data)}
+    told = {
+        "samples": subject,
+        "data": of.source,
+        "images": images if real.held_out is None else {**images, "held-out": len(real.held_out)},
+        "features": seeing.name,
+        "is_fid": seeing.is_fid,
+        "figures": {compared.figure.name: compared.as_dict() for compared in found.figures},
+        "left_out": found.left_out,
+    }
+    if run is not None:
+        keep(run.path, Result("fidelity", run.model()[1].step, repeating(context), told))
     if as_json:
-        of_sets = {name: len(images) for name, images in sets.items()}
-        told = {"samples": subject, "data": data, "images": of_sets, "features": seeing.name, "is_fid": seeing.is_fid}
-        figures = {compared.figure.name: compared.as_dict() for compared in found.figures}
-        print(json.dumps({**told, "figures": figures, "left_out": found.left_out}, indent=1))
+        print(json.dumps(told, indent=1))
     else:
         _show(found, seeing)
-
-
-def _material(name: str, images: ImageSet, seeing: Extractor, cache: Path, world: World) -> Material:
-    """What an extractor sees in a set of images, and the images."""
-    from clearwater.evaluation import Material, features_of
-
-    with live_line(f"seeing {name}", shown=world.first) as line:
-        seen = features_of(
-            images,
-            seeing,
-            cache=cache,
-            world=world,
-            report=lambda fraction: line(fraction, f"{len(images):,} images"),
-            warn=say if world.first else lambda sentence: None,
-        )
-    return Material(seen.features, seen.probabilities, images)
 
 
 def _show(found: Measurement, seeing: Extractor) -> None:
