@@ -62,6 +62,11 @@ class DataConfig(_Section):
         None, "[height, width], or one number for both; unset: the images' own if they share one of at most 64, else 32"
     )
     channels: Literal[1, 3] | None = _setting(None, "1 grey, 3 RGB; unset: what the images have")
+    held_out: Annotated[int, Field(ge=0)] | None = _setting(
+        None,
+        "images that are not trained on but measured with, chosen once; unset: one in twenty, at most 1,000, of 200 or "
+        "more images that have no held-out part of their own",
+    )
     flip: bool = _setting(False, "mirror each image left to right half of the time")
     augment: float = _setting(
         0.0,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clearwater.cli.loading import load
+from clearwater.cli.loading import Keeping, data_to_measure
 from clearwater.cli.models import load_network
 from clearwater.cli.options import Data, Device, Levels, Run, Variance, refuse_picture
 from clearwater.cli.process import keep_freed_memory
@@ -158,17 +158,16 @@ def _images(folder: RunFolder, data: str, n: int | None, *, quiet: bool) -> Tens
 
     from clearwater.data import pixel_values, unseen_split
 
-    seen = folder.config().data
-    split = unseen_split(data)
-    images = load(data, size=seen.size, channels=seen.channels, split=split, quiet=quiet)
+    seen = data_to_measure(folder.config().data, data)
+    images = Keeping().load(seen, unseen_split(seen.source, seen.held_out), quiet=quiet)
     if not quiet:
         say_skipped(images.skipped)
-    _, height, width = images.shape
-    colours = "grey" if len(images.images[0]) == 1 else "RGB"
-    say(f"{len(images.images[:n]):,} images, as the run sees them: {height} × {width}, {colours}.")
-    if len(images.images[:n]) < 2:
+    channels, height, width = images.shape
+    x_0 = images.take(torch.arange(len(images))[:n])
+    say(f"{len(x_0):,} images, as the run sees them: {height} × {width}, {'grey' if channels == 1 else 'RGB'}.")
+    if len(x_0) < 2:
         raise InputError(f"'{data}' has one image, and a bound with its standard error takes at least two.")
-    return pixel_values(images.images[:n], torch.float64)
+    return pixel_values(x_0, torch.float64)
 
 
 def _show_flow(flow: FlowLikelihood, evaluated: dict[str, Any], as_json: bool) -> None:

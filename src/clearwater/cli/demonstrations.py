@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from clearwater.cli.loading import load
+from clearwater.cli.loading import Keeping, load
 from clearwater.cli.options import Data, Device, Run, Seed, refuse_picture
 from clearwater.cli.progress import live_line, say
 
@@ -59,7 +59,7 @@ def one_shot(
     refuse_picture(out, ".png")
     denoiser, shape, chosen = load_for_sampling(run, device=device)
     source = RunFolder.open(run).config().data
-    data = pixel_values(load(source.source, size=source.size, channels=source.channels).images)
+    data = pixel_values(Keeping().load(source).images)
     with live_line("sampling") as report:
         found = measured(denoiser, ImageNoise(seed, range(n), shape, chosen), lambda at: report(at, f"{n} images"))
     write_picture(out, one_shot_picture(found))

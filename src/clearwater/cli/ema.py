@@ -167,7 +167,7 @@ def _loss(folder: RunFolder, model: NetworkDenoiser, keeping: Keeping, report: C
     from clearwater.evaluation.unseen import objective_loss, some
 
     data = folder.config().data
-    x_0, labels = some(keeping.open(data, unseen_split(data.source)), _IMAGES)
+    x_0, labels = some(keeping.open(data, unseen_split(data.source, data.held_out)), _IMAGES)
     objective = build_objective(folder.config())
     labels = labels if data.labels else None
     return objective_loss(model, objective, x_0, labels=labels, passes=_PASSES, report=report)

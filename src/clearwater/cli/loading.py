@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clearwater.data import ImageSet, LoadReport, StreamedImages
     from clearwater.data.images import Split
 
-__all__ = ["Keeping", "load"]
+__all__ = ["Keeping", "data_to_measure", "load"]
 
 
 def load(
@@ -24,6 +24,7 @@ def load(
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     split: Split = "train",
+    held_out: int | None = 0,
     labels: bool = False,
     cache: Path | None = None,
     kept: bool = True,
@@ -38,10 +39,21 @@ def load(
             size=size,
             channels=channels,
             split=split,
+            held_out=held_out,
             labels=labels,
             cache=(cache or default_cache()) if kept else None,
             report=report,
         )
+
+
+def data_to_measure(of_run: DataConfig, given: str | None) -> DataConfig:
+    """The images that a run is measured with: its own, of which some may be held out, or others, at its size."""
+    from clearwater.data import lasting_name
+
+    of_run = of_run.model_copy(update={"labels": False})
+    if given is None or lasting_name(given) == of_run.source:
+        return of_run
+    return of_run.model_copy(update={"source": given, "held_out": 0})
 
 
 @dataclass(frozen=True)
@@ -56,26 +68,47 @@ class Keeping:
     folder: Path | None = None
     streams: bool = False
 
-    def load(self, data: DataConfig, split: Split = "train", *, quiet: bool = False) -> ImageSet:
-        """All images of a run's data."""
+    def load(self, data: DataConfig, split: Split = "train", *, chooses: bool = False, quiet: bool = False) -> ImageSet:
+        """All images of a part of a run's data.
+
+        Args:
+            data: of the run.
+            split: the part.
+            chooses: whether as many are held out as usual where the run does not say it; else none are.
+            quiet: whether nothing is told.
+        """
         return load(
             data.source,
             size=data.size,
             channels=data.channels,
             split=split,
+            held_out=_held_out(data, chooses),
             labels=data.labels,
             cache=self.folder,
             kept=not self.streams,
             quiet=quiet,
         )
 
-    def open(self, data: DataConfig, split: Split = "train", *, quiet: bool = False) -> ImageSet | StreamedImages:
-        """The images of a run's data, decoded when they are needed if none are to be kept."""
+    def open(
+        self, data: DataConfig, split: Split = "train", *, chooses: bool = False, quiet: bool = False
+    ) -> ImageSet | StreamedImages:
+        """As `load`, but decoded when they are needed if none are to be kept."""
         from clearwater.data import stream_images
 
-        if self.streams and split == "train":
-            return stream_images(data.source, size=data.size, channels=data.channels, labels=data.labels)
-        return self.load(data, split, quiet=quiet)
+        if not self.streams:
+            return self.load(data, split, chooses=chooses, quiet=quiet)
+        return stream_images(
+            data.source,
+            size=data.size,
+            channels=data.channels,
+            split=split,
+            held_out=_held_out(data, chooses),
+            labels=data.labels,
+        )
+
+
+def _held_out(data: DataConfig, chooses: bool) -> int | None:
+    return None if chooses and data.held_out is None else data.held_out or 0
 
 
 @contextmanager

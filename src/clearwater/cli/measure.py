@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearwater.cli.loading import load
+from clearwater.cli.loading import data_to_measure, load
 from clearwater.cli.measuring import real_images, see
 from clearwater.cli.options import Batch, Device, Seed
 from clearwater.cli.process import keep_freed_memory
@@ -116,9 +116,9 @@ def measure(
         raise InputError(f"'{subject}' is no run, so no samples are made: leave out the options of sampling.")
     if run is None and data is None:
         raise InputError("Samples are measured against images: give those that the model was trained on as DATA.")
-    of = DataConfig()
+    of = DataConfig(source=data or "")
     if run is not None:
-        of = run.config().data.model_copy(update={"labels": False})
+        of = data_to_measure(run.config().data, data)
         out = out or run.path / "measured" / f"{run.model()[1].step:09d}"
         sample(
             run.path,
@@ -133,8 +133,6 @@ def measure(
             device=device,
         )
         subject = str(out)
-    if data is not None:
-        of = DataConfig(source=data, size=of.size, channels=of.channels)
     with world() as processes:
         with processes.after_the_first():  # who keeps what is decoded
             size = of.size or first_size(subject)

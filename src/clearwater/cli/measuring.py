@@ -57,7 +57,7 @@ def real_images(
         data, unseen = keeping.load(of, quiet=quiet), None
         if held_out is not None:
             unseen = keeping.load(of.model_copy(update={"source": held_out, "held_out": 0}), quiet=quiet)
-        elif unseen_split(of.source) == "held_out":
+        elif unseen_split(of.source, of.held_out) == "held_out":
             unseen = keeping.load(of, "held_out", quiet=quiet)
         for source in (of.source, *([held_out] if held_out is not None else [])) if processes.first else ():
             if first_size(source) != of.size:

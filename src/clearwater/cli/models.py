@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clearwater.cli.loading import load
+from clearwater.cli.loading import Keeping
 from clearwater.cli.progress import command, live_line, say
 from clearwater.errors import InputError
 
@@ -104,7 +104,7 @@ def optimal_variance(
     if stored is not None:
         return Optimal(stored["time"], stored["error"], stored.get("decoder"))
     data = folder.config().data
-    images = load(data.source, size=data.size, channels=data.channels).images
+    images = Keeping().load(data.model_copy(update={"labels": False})).images
     device = next(network.network.parameters()).device
     exactly = replace(network, autocast=None)  # the same figures whichever command asks first
     with live_line("measuring the optimal variance") as report:

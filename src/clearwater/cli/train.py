@@ -162,20 +162,30 @@ def read(
 
     RunFolder.refuse_other(out)  # before a large folder is read for nothing
     data = settings.data
-    images = keeping.open(data, quiet=quiet)
+    there = (out / "config.toml").is_file()
+    if there and data.held_out is None:  # as many as when it was begun
+        data = data.model_copy(update={"held_out": RunFolder.open(out).config().data.held_out})
+    images = keeping.open(data, chooses=not there, quiet=quiet)
     channels, height, width = images.shape
     source = lasting_name(data.source)  # the run can be gone on with from anywhere
     if not source.isascii() and source.encode(errors="replace") != source.encode(errors="surrogateescape"):
         raise InputError(f"The path {source!r} is not valid text, and a run's settings are: rename the folder.")
     classes = images.classes if settings.data.labels else None
-    found = settings.data.model_copy(
-        update={"source": source, "size": (height, width), "channels": channels, "classes": classes}
+    found = data.model_copy(
+        update={
+            "source": source,
+            "size": (height, width),
+            "channels": channels,
+            "held_out": data.held_out if there else images.held_out,
+            "classes": classes,
+        }
     )
     if not quiet:
         say_skipped(images.skipped)
         say(
             f"{len(images):,} images of {height} × {width}, {'grey' if channels == 1 else 'RGB'}"
-            + (f", of {len(classes)} classes." if classes else ".")
+            + (f", of {len(classes)} classes" if classes else "")
+            + (f"; {images.held_out:,} more are held out, to measure with." if images.held_out else ".")
         )
     return settings.model_copy(update={"data": found}), images
 

@@ -224,7 +224,7 @@ def _sight(trainer: Trainer, images: ImageSet | StreamedImages, looks: Looks) ->
     from clearwater.evaluation.unseen import some
 
     data = trainer.config.data
-    split = unseen_split(data.source)
+    split = unseen_split(data.source, data.held_out)
     unseen = looks.keeping.open(data, split) if split == "held_out" else images
     seen, _ = some(images, _UNSEEN)
     others, labels = some(unseen, _UNSEEN)

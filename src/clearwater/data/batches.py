@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from clearwater.randomness import derived_seed, generator
 __all__ = ["Batches", "Images"]
 
 _LISTED = 2**24  # images whose order is a list in memory; of more it is computed, image by image
+_AT_ONCE = 4096  # images that are moved to a GPU
 _SHARE_OF_GPU = 0.25  # of its memory that images may take; beyond that they come from the processor's, batch by batch
 
 
@@ -59,7 +61,7 @@ class Batches:
             raise InputError(f"A batch has at least one image, not {batch}.")
         self._data, self._device = data, torch.device(device)
         self._batch, self._seed, self._flip = batch, seed, flip
-        self._there = data.images.to(device) if isinstance(data, ImageSet) and _fits(data, self._device) else None
+        self._there = _moved(data, self._device) if isinstance(data, ImageSet) and _fits(data, self._device) else None
         at_once = isinstance(data, ImageSet) and self._device.type == "cpu"
         self._ahead = None if at_once or self._there is not None else ThreadPoolExecutor(1)
         self._fetched: dict[tuple[int, int], Future[Tensor]] = {}
@@ -117,8 +119,17 @@ class Batches:
         return self._order
 
 
+def _moved(data: ImageSet, device: torch.device) -> Tensor:
+    """All images on a device, with no second copy of them beside those in memory."""
+    there = torch.empty((len(data), *data.shape), dtype=torch.uint8, device=device)
+    for first in range(0, len(data), _AT_ONCE):
+        index = torch.arange(first, min(first + _AT_ONCE, len(data)))
+        there[first : first + len(index)] = data.take(index).to(device)
+    return there
+
+
 def _fits(data: ImageSet, device: torch.device) -> bool:
     """Whether the images may lie on a GPU for the whole run."""
     if device.type != "cuda":
         return device.type != "cpu"
-    return data.images.numel() < _SHARE_OF_GPU * torch.cuda.mem_get_info(device)[1]
+    return len(data) * math.prod(data.shape) < _SHARE_OF_GPU * torch.cuda.mem_get_info(device)[1]

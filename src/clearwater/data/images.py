@@ -13,6 +13,7 @@ from clearwater.data.arrays import ArraySource, NpySource, tensor_of
 from clearwater.data.built_in import BUILT_IN, BuiltInSource, Split
 from clearwater.data.cache import cached_images
 from clearwater.data.decoding import Shape, common_size, decoded_blocks, header, none_readable, own_shape
+from clearwater.data.held_out import part_of, usual
 from clearwater.data.image_set import ImageSet, pixel_values
 from clearwater.data.kinds import open_source, unseen_split
 from clearwater.data.reports import LoadReport
@@ -39,6 +40,7 @@ def load_images(
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     split: Split = "train",
+    held_out: int | None = 0,
     labels: bool = False,
     cache: Path | None = None,
     report: LoadReport | None = None,
@@ -52,7 +54,9 @@ def load_images(
             64 × 64, 32 × 32 otherwise.
         channels: 1 (grey) or 3 (RGB); None for what the images have.
         split: "train", or "held_out": the built-in set has 9,000 and 1,000 images, as many of each
-            class; in MNIST's folder t10k-images-idx3-ubyte is held out; any other is all for training.
+            class; in MNIST's folder t10k-images-idx3-ubyte is held out; of any other as many as `held_out` says.
+        held_out: how many are held out of images that have no part for that by themselves, always the same ones; None
+            for one in twenty, at most 1,000, of 200 or more.
         labels: whether the images must have classes; the built-in ones always do.
         cache: the folder to keep decoded images in, such as `default_cache()`, and to map them into memory from; None
             to decode into memory. What is an array of this size already is not kept.
@@ -63,17 +67,27 @@ def load_images(
     """
     _refuse_settings(size, channels)
     report = report or LoadReport()
-    found = open_source(source, split)
+    found, held_out = _opened(source, split, held_out)
+    digest: str | None = None
+    skipped: Sequence[tuple[int, str]] = ()
     if isinstance(found, ArraySource):
         own_channels, *own_size = found.images.shape[1:]
         size, channels = size or common_size([(own_size[0], own_size[1])]), channels or own_channels
-        if (channels, *size) == (own_channels, *own_size):
-            return _labelled(found, _as_they_are(found), (), labels=labels)
-    if cache is None or isinstance(found, BuiltInSource):
+    if isinstance(found, ArraySource) and (channels, *(size or ())) == found.images.shape[1:]:
+        images = _as_they_are(found)
+    elif cache is None or isinstance(found, BuiltInSource):
         images, skipped = _in_memory(found, own_shape(found, size, channels), report)
-        return _labelled(found, images, skipped, labels=labels)
-    cached = cached_images(found, size, channels, cache, report)
-    return _labelled(found, tensor_of(cached.images), cached.skipped, labels=labels, digest=cached.digest)
+    else:
+        cached = cached_images(found, size, channels, cache, report)
+        images, skipped, digest = tensor_of(cached.images), cached.skipped, cached.digest
+    kept = np.delete(np.arange(len(found)), [i for i, _ in skipped])
+    numbers, classes = found.labels(kept) if labels or isinstance(found, BuiltInSource) else (None, ())
+    all_of_them = ImageSet(
+        images, numbers, classes, tuple(sentence for _, sentence in skipped), digest, held_out=held_out or 0
+    )
+    if held_out is None or (held_out == 0 and split == "train"):
+        return all_of_them
+    return all_of_them.part(part_of(kept, len(found), held_out, split, found.title))
 
 
 def first_size(source: str | Path | Pictures) -> tuple[int, int]:
@@ -98,9 +112,11 @@ def stream_images(
     *,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
+    split: Split = "train",
+    held_out: int | None = 0,
     labels: bool = False,
 ) -> ImageSet | StreamedImages:
-    """The images to train on, decoded when they are needed: neither the memory nor the disk holds them all.
+    """The images of a part, decoded when they are needed: neither the memory nor the disk holds them all.
 
     Arguments as in `load_images`. What is an array of this size already is as `load_images` gives it.
 
@@ -108,17 +124,33 @@ def stream_images(
         InputError: there is nothing to read there, or not in any order; there are no classes.
     """
     _refuse_settings(size, channels)
-    found = open_source(source)
+    found, held_out = _opened(source, split, held_out)
     if isinstance(found, ArraySource):
-        return load_images(source, size=size, channels=channels, labels=labels)
+        return load_images(source, size=size, channels=channels, split=split, held_out=held_out, labels=labels)
     if not isinstance(found, RandomAccess):
         raise InputError(
             f"'{found.title}' can only be read from its beginning to its end, and not image by image: leave out "
             "--no-cache, so that its images are decoded once."
         )
-    return StreamedImages(
-        found, own_shape(found, size, channels), found.labels(np.arange(len(found))) if labels else None
-    )
+    everything = np.arange(len(found))
+    of_labels = found.labels(everything) if labels else None
+    rows = None
+    if held_out is not None and (held_out > 0 or split == "held_out"):
+        rows = part_of(everything, len(found), held_out, split, found.title)
+    return StreamedImages(found, own_shape(found, size, channels), of_labels, rows, held_out=held_out or 0)
+
+
+def _opened(source: str | Path | Pictures, split: Split, held_out: int | None) -> tuple[Source, int | None]:
+    """The source, and how many of its images are held out; None where they are a source of their own."""
+    if unseen_split(source) == "held_out":
+        if held_out:
+            raise InputError(
+                f"'{source}' has a held-out part of its own, so no other of its images are held out: leave "
+                "data.held_out out, or set it to 0."
+            )
+        return open_source(source, split), None
+    found = open_source(source, split if held_out == 0 else "train")
+    return found, usual(len(found)) if held_out is None else held_out
 
 
 def _refuse_settings(size: tuple[int, int] | None, channels: int | None) -> None:
@@ -145,18 +177,3 @@ def _in_memory(source: Source, shape: Shape, report: LoadReport) -> tuple[Tensor
 def _as_they_are(source: ArraySource) -> Tensor:
     # Copied, unless they are mapped from a file: in memory they may be written to, and lie one after another.
     return tensor_of(source.images if isinstance(source, NpySource) else np.array(source.images, order="C"))
-
-
-def _labelled(
-    source: Source,
-    images: Tensor,
-    skipped: Sequence[tuple[int, str]],
-    *,
-    labels: bool,
-    digest: str | None = None,
-) -> ImageSet:
-    said = tuple(sentence for _, sentence in skipped)
-    if not labels and not isinstance(source, BuiltInSource):
-        return ImageSet(images, skipped=said, known_digest=digest)
-    numbers, classes = source.labels(np.delete(np.arange(len(source)), [i for i, _ in skipped]))
-    return ImageSet(images, numbers, classes, said, digest)

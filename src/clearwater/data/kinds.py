@@ -52,8 +52,15 @@ def open_source(given: str | Path | Pictures, split: Split = "train") -> Source:
     raise InputError(f"'{title}' does not exist: give {_KINDS}.")
 
 
-def unseen_split(source: str | Path | Pictures) -> Split:
-    """The part that a model is measured on: what was held out, or, where nothing is, all there is."""
+def unseen_split(source: str | Path | Pictures, held_out: int | None = 0) -> Split:
+    """The part that a model is measured on: what was held out, or, where nothing is, all there is.
+
+    Args:
+        source: the images, as `load_images` takes them.
+        held_out: how many of them are held out, if they have no part for that by themselves.
+    """
+    if held_out:
+        return "held_out"
     if not isinstance(source, str | Path):
         return "train"
     held_out = str(source) == BUILT_IN or (Path(source).is_dir() and idx_part(Path(source), "held_out") is not None)

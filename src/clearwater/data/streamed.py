@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clearwater.data.decoding import Pixels, Shape, decode
-from clearwater.data.image_set import digest_with_labels
+from clearwater.data.image_set import digest_of_part, digest_with_labels
 from clearwater.data.sources import Labels, RandomAccess, hash_of
 from clearwater.errors import InputError
 
@@ -26,16 +26,28 @@ class StreamedImages:
     Args:
         source: the images.
         shape: (C, H, W) to decode to.
-        labels: the class of each image and the names of the classes, or None.
+        labels: the class of each image of the source and the names of the classes, or None.
+        rows: which images of the source these are, int64, shape (N,); None for all.
+        held_out: how many of the source are held out, in this part or in the other one.
     """
 
-    def __init__(self, source: RandomAccess, shape: Shape, labels: Labels | None) -> None:
-        self.shape = shape
+    def __init__(
+        self,
+        source: RandomAccess,
+        shape: Shape,
+        labels: Labels | None,
+        rows: Tensor | None = None,
+        *,
+        held_out: int = 0,
+    ) -> None:
+        self.shape, self.held_out, self._rows = shape, held_out, rows
         self.labels: Tensor | None = None
         self.classes: tuple[str, ...] = ()
         if labels is not None:
             self.labels, self.classes = labels
-        self._source, self._n = source, len(source)  # counted here, where no thread asks at the same time
+            self.labels = self.labels if rows is None else self.labels[rows]
+        # Counted here, where no thread asks at the same time.
+        self._source, self._n = source, len(source) if rows is None else len(rows)
         self._broken: dict[int, str] = {}
         self._pool = ThreadPoolExecutor(os.cpu_count())
 
@@ -61,18 +73,24 @@ class StreamedImages:
     def digest(self, *, labels: bool = False) -> str:
         """A hash by which a run knows its data again without reading it; an ImageSet of the same images has another."""
         of_images = hash_of(["streamed", self._source.fingerprint(), repr(self.shape)])
+        if self._rows is not None:
+            of_images = digest_of_part(of_images, self._rows)
         return digest_with_labels(of_images, self.labels, self.classes) if labels else of_images
 
     def _into(self, images: Pixels, place: int, i: int) -> None:
         for candidate in ((i + step) % self._n for step in range(self._n)):
             if candidate in self._broken or (self.labels is not None and self.labels[candidate] != self.labels[i]):
                 continue
-            found = decode(partial(self._source.open, candidate), self.shape)
+            found = decode(partial(self._source.open, self._number(candidate)), self.shape)
             if not isinstance(found, str):
                 images[place] = found
                 return
-            self._broken[candidate] = f"{self._source.name(candidate)}: {found}"
+            self._broken[candidate] = f"{self._source.name(self._number(candidate))}: {found}"
         raise InputError(
-            f"No image of '{self._source.title}' that could stand for {self._source.name(i)} can be read: "
-            f"{self._broken.get(i)}."
+            f"No image of '{self._source.title}' that could stand for {self._source.name(self._number(i))} can be "
+            f"read: {self._broken.get(i)}."
         )
+
+    def _number(self, i: int) -> int:
+        """Of image i in the source."""
+        return i if self._rows is None else int(self._rows[i])
