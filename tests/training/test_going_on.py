@@ -33,7 +33,7 @@ def test_a_run_is_not_gone_on_with_on_other_images(tiny: Callable[..., Config], 
     one_pixel[5, 0, 7, 7] ^= 1
     for other in (one_pixel, data.images[:5], data.images.flip(0)):
         with pytest.raises(InputError, match="not those that this run was trained on"):
-            _trained(tiny("training.steps=3"), replace(data, images=other), tmp_path)
+            _trained(tiny("training.steps=3"), replace(data, stored=other), tmp_path)
 
 
 def test_a_run_can_go_on_to_a_later_end_and_remembers_it(
