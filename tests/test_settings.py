@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from clearwater.config import ChainConfig, DataConfig, ModelConfig
+from clearwater import settings
+from clearwater.config import ChainConfig, Config, DataConfig, ModelConfig, validated
 from clearwater.errors import InputError
-from clearwater.settings import OBJECTIVES, recipe_names, resolve
+from clearwater.settings import OBJECTIVES, recipe_names, resolve, without_effect
 
 
 def _refusal(**layers: object) -> str:
@@ -269,3 +270,24 @@ def test_a_number_is_no_name_of_an_objective() -> None:
     assert "objective is a section, not 3: set one of its settings, such as objective.loss" in _refusal(
         sets=["objective=3"]
     )
+
+
+def test_settings_that_change_nothing_are_named_with_what_they_are_of() -> None:
+    config = resolve(recipe="small", sets=("objective.p2_gamma=2", "objective.gamma=3", "data.augment=0.2"))
+    assert without_effect(config, {"objective.gamma", "model.channels", "data.augment", "training"}) == []
+    assert without_effect(config, {"objective.p2_gamma", "data.flip", "training.label_dropout"}) == [
+        "data.flip changes nothing here: it is of data.augment = 0.0, and data.augment is 0.2.",
+        'objective.p2_gamma changes nothing here: it is of objective.weight = "p2", and objective.weight is "min_snr".',
+        "training.label_dropout changes nothing here: it is of data.labels = true, and data.labels is false.",
+    ]
+
+
+def test_every_setting_of_a_choice_and_every_choice_is_in_the_schema() -> None:
+    values = Config().model_dump()
+    for name, (chooser, needed) in settings._OF_A_CHOICE.items():
+        for each in (name, chooser):
+            section, setting = each.split(".")
+            assert setting in values[section], each
+        section, setting = chooser.split(".")
+        changed = {section: {setting: needed}}
+        assert validated(changed, "here").model_dump()[section][setting] == needed

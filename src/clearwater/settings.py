@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from clearwater.config import Config, parsed, validated
 from clearwater.errors import InputError
 
-__all__ = ["OBJECTIVES", "given_names", "recipe_names", "resolve"]
+__all__ = ["OBJECTIVES", "given_names", "recipe_names", "resolve", "without_effect"]
 
 _LEARNED_RANGE = {"variance": "learned_range"}
 
@@ -32,6 +33,22 @@ OBJECTIVES: dict[str, dict[str, dict[str, str]]] = {
     "edm": {"objective": {"loss": "squared", "target": "v", "weight": "edm", "times": "log_normal"}},
     "p2": {"objective": {"loss": "squared", "target": "eps", "weight": "p2"}},
     "sigmoid": {"objective": {"loss": "squared", "target": "v", "weight": "sigmoid"}},
+}
+
+# Settings of one choice alone: which setting makes it, and by what it is made.
+_OF_A_CHOICE: dict[str, tuple[str, object]] = {
+    "objective.gamma": ("objective.weight", "min_snr"),
+    "objective.sigma_data": ("objective.weight", "edm"),
+    "objective.p2_gamma": ("objective.weight", "p2"),
+    "objective.p2_k": ("objective.weight", "p2"),
+    "objective.bias": ("objective.weight", "sigmoid"),
+    "objective.share": ("objective.loss", "hybrid"),
+    "objective.logit_mean": ("objective.times", "logit_normal"),
+    "objective.logit_std": ("objective.times", "logit_normal"),
+    "objective.log_mean": ("objective.times", "log_normal"),
+    "objective.log_std": ("objective.times", "log_normal"),
+    "training.label_dropout": ("data.labels", True),
+    "data.flip": ("data.augment", 0.0),
 }
 
 
@@ -108,6 +125,19 @@ def given_names(*, file: Path | None, sets: Sequence[str], options: Mapping[str,
         for section, values in layer.items():
             names |= {f"{section}.{name}" for name in values} if isinstance(values, dict) else {section}
     return names
+
+
+def without_effect(config: Config, names: Collection[str]) -> list[str]:
+    """A sentence for each of these settings that changes nothing in this configuration."""
+    values = config.model_dump()
+    said = []
+    for name in sorted(_OF_A_CHOICE.keys() & set(names)):
+        chooser, needed = _OF_A_CHOICE[name]
+        section, setting = chooser.split(".")
+        if values[section][setting] != needed:
+            wanted, there = (json.dumps(value) for value in (needed, values[section][setting]))
+            said.append(f"{name} changes nothing here: it is of {chooser} = {wanted}, and {chooser} is {there}.")
+    return said
 
 
 def _without_objective(layer: dict[str, Any]) -> dict[str, Any]:

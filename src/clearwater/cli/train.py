@@ -73,7 +73,7 @@ def train(
 ) -> None:
     """Train on DATA. The same command again goes on from where it was interrupted."""
     from clearwater.assembly import build_objective, pick_device
-    from clearwater.settings import given_names, resolve
+    from clearwater.settings import given_names, resolve, without_effect
     from clearwater.training import Trainer
     from clearwater.training.monitors import libraries, open_monitors
     from clearwater.training.planning import shaped
@@ -112,6 +112,8 @@ def train(
     with world() as processes:
         if processes.first:
             libraries(shown)  # a slip is told of before anything is read, too
+            for sentence in without_effect(settings, given_names(file=None, sets=set_ or (), options={})):
+                say(sentence)
         chosen = pick_device(device)
         with processes.after_the_first():  # who tells of broken files
             settings, images = read(settings, out, keeping, quiet=not processes.first)
