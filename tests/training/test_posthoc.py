@@ -133,6 +133,23 @@ def test_of_sixteen_copies_an_average_of_another_length_is_made(tmp_path: Path, 
     assert float((plain - direct).norm() / direct.norm()) > 5 * allowed  # it is another one
 
 
+def test_a_copy_is_what_was_kept_in_half_precision_and_a_damaged_one_is_none(tmp_path: Path) -> None:
+    kept = {length: {"w": torch.linspace(0, length, 7)} for length in LENGTHS}
+    snapshots = Snapshots(tmp_path / "averages")
+    assert snapshots.steps() == []
+    for step in (20, 10):
+        snapshots.keep(step, kept)
+    assert snapshots.steps() == [10, 20]
+    for length in LENGTHS:
+        copy = snapshots.copy(20, length)
+        assert copy is not None
+        assert torch.equal(copy["w"], kept[length]["w"].half().float())
+    path = tmp_path / "averages" / "000000020.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert snapshots.copy(20, 0.1) is None
+    assert "000000020" in snapshots.warnings[-1]
+
+
 # --- in training
 
 

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from clearwater import __version__
 from clearwater.cli import (
     bound,
+    compare,
     demo,
     demonstrations,
     ema,
@@ -66,6 +67,7 @@ show.app.command("weights")(demonstrations.weights)
 app.add_typer(show.app, name="show")
 app.command("info")(info.info)
 app.command("measure")(measure.measure)
+app.command("compare")(compare.compare)
 app.command("bound")(bound.bound)
 app.command("variance")(variance.variance)
 app.command("ema")(ema.ema)

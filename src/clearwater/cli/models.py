@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +32,7 @@ __all__ = [
 
 _PATHS, _PATHS_AT_ONCE = 32, 16
 _PATHS_MEASURED = "1"
+_FEWEST, _PIXELS = 1000, 2**27  # of training images that the variance is measured on: half a GiB, but not too few
 _MEASURED = "2"  # the way of measuring: another one does not take this one's files for its own
 
 VarianceOption = Literal["fixed_small", "fixed_large", "learned_range", "network", "optimal"]
@@ -95,6 +97,7 @@ def optimal_variance(
     """The run's optimal variance: measured once on its own training images, and kept with it."""
     from clearwater.data import pixel_values
     from clearwater.denoisers import Clipped
+    from clearwater.evaluation.unseen import some
     from clearwater.optimal_variance import fit_optimal_variance
     from clearwater.variances import Optimal
 
@@ -104,7 +107,8 @@ def optimal_variance(
     if stored is not None:
         return Optimal(stored["time"], stored["error"], stored.get("decoder"))
     data = folder.config().data
-    images = Keeping().load(data.model_copy(update={"labels": False})).images
+    data_of_run = Keeping().load(data.model_copy(update={"labels": False}))
+    images, _ = some(data_of_run, max(_FEWEST, _PIXELS // math.prod(data_of_run.shape)))
     device = next(network.network.parameters()).device
     exactly = replace(network, autocast=None)  # the same figures whichever command asks first
     with live_line("measuring the optimal variance") as report:

@@ -8,7 +8,7 @@ import typer
 
 __all__ = ["repeating"]
 
-_OF_THE_FORM = ("as_json", "plot")  # how what is found is shown
+_OF_THE_FORM = ("as_json", "per_image", "plot")  # how what is found is shown
 
 
 def repeating(context: typer.Context) -> tuple[str, ...]:
@@ -25,11 +25,11 @@ def repeating(context: typer.Context) -> tuple[str, ...]:
         value = context.params.get(parameter.name or "")
         if given is None or given.name != "COMMANDLINE" or value is None or parameter.name in _OF_THE_FORM:
             continue
+        several = value if isinstance(value, tuple | list) else [value]
         if parameter.param_type_name == "argument":
-            words.append(lasting(value))
+            words += map(lasting, several)
         elif isinstance(value, bool):
             words.append((parameter.opts if value else parameter.secondary_opts)[0])
         else:
-            several = value if isinstance(value, tuple | list) else [value]
             words += [max(parameter.opts, key=len), *map(lasting, several)]
     return tuple(words)

@@ -33,11 +33,17 @@ class Result:
     found: dict[str, Any]
 
 
-def keep(run: Path, result: Result) -> Path:
-    """Keeps a result in the folder of a run, in place of what the same command found before. Returns the file."""
+def keep(run: Path, result: Result, *, of: str = "") -> Path:
+    """Keeps a result in the folder of a run, in place of what the same command found before. Returns the file.
+
+    Args:
+        run: the folder.
+        result: what was found.
+        of: what tells this one from others of the same kind that the same command finds.
+    """
     folder = run / _FOLDER
     folder.mkdir(exist_ok=True)
-    path = folder / f"{result.kind}-{hash_of(result.command)[:12]}.json"
+    path = folder / f"{result.kind}-{hash_of([*result.command, *([of] if of else [])])[:12]}.json"
     write_atomically(path, seal(asdict(result)))
     return path
 
@@ -48,6 +54,9 @@ def results(run: Path, kind: str) -> Sequence[Result]:
     paths = [path for path in (run / _FOLDER).glob(f"{kind}-*.json") if path.is_file()]
     for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         content = unseal(path.read_bytes())
-        if content is not None:
-            found.append(Result(**{**content, "command": tuple(content["command"])}))
+        try:
+            if content is not None:
+                found.append(Result(**{**content, "command": tuple(content["command"])}))
+        except (TypeError, KeyError):  # of another version
+            continue
     return found

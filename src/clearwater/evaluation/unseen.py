@@ -82,10 +82,13 @@ class CheapBound:
     error: float
 
 
-def cheap_bound(model: NetworkDenoiser, seen: Tensor, images: Tensor) -> CheapBound:
+def cheap_bound(
+    model: NetworkDenoiser, seen: Tensor, images: Tensor, *, report: Callable[[float], None] | None = None
+) -> CheapBound:
     """The bound of `images` with the optimal variance, which is measured on images that the model has `seen`.
 
-    About 1,000 evaluations of the network for the variance, and 40 an image; both uint8, shape (N, C, H, W).
+    About 1,000 evaluations of the network for the variance, and 40 an image; both uint8, shape (N, C, H, W). `report`
+    is told the fraction done.
     """
     device = next(model.network.parameters()).device
     clipped = Clipped(replace(model, autocast=None))  # a figure to be compared: in the precision of the weights
@@ -94,5 +97,5 @@ def cheap_bound(model: NetworkDenoiser, seen: Tensor, images: Tensor) -> CheapBo
     )
     measured = Clipped(replace(model, autocast=None, variance=optimal))
     x_0 = pixel_values(images).to(device)
-    found = estimate_bound(measured, x_0, _EVALUATIONS * len(x_0), batch=_BATCH)
+    found = estimate_bound(measured, x_0, _EVALUATIONS * len(x_0), batch=_BATCH, progress=report)
     return CheapBound(found.total, found.stderr)

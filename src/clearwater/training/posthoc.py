@@ -147,6 +147,24 @@ class Snapshots:
         write_atomically(path, _with_checksum(tensors))
         self._damaged.discard(path)
 
+    def steps(self) -> list[int]:
+        """After which steps copies were kept, rising."""
+        return [int(path.stem) for path in self._paths()]
+
+    def copy(self, step: int, length: float) -> dict[str, Tensor] | None:
+        """The average of one of `LENGTHS` as it was kept after a step, by parameter name, float32.
+
+        None, with a word in `warnings`, if the copy is damaged.
+        """
+        path, prefix = self._folder / f"{step:09d}.safetensors", f"{length:.3f}/"
+        try:
+            tensors = _read(path)
+        except _DamagedError as error:
+            self._damaged.add(path)
+            self.warnings.append(str(error))
+            return None
+        return {name.removeprefix(prefix): value.float() for name, value in tensors.items() if name.startswith(prefix)}
+
     def forget_after(self, step: int) -> None:
         """Removes what is of later steps, to which a run that went back will come again, and what was half written."""
         later = [path for path in self._paths() if int(path.stem) > step]
