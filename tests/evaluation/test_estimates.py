@@ -34,3 +34,9 @@ def test_a_share_of_none_or_all_has_an_interval_too() -> None:
     edge = QUANTILE**2 / (100 + QUANTILE**2)
     assert Estimate.proportion(0.0, 100).interval == pytest.approx((0, edge), abs=1e-12)
     assert Estimate.proportion(1.0, 100).interval == pytest.approx((1 - edge, 1), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [80, 500, 1000, 2000])
+def test_a_share_of_none_or_all_is_in_its_interval_whatever_the_rounding(n: int) -> None:
+    assert Estimate.proportion(0.0, n).interval[0] == 0
+    assert Estimate.proportion(1.0, n).interval[1] == 1

@@ -36,6 +36,22 @@ def test_of_large_images_the_rows_are_means_of_areas() -> None:
     torch.testing.assert_close(wide[:].double(), images[:, :, :2].double().reshape(5, 3, 2, 4, 2).mean(4).flatten(1))
 
 
+@pytest.mark.parametrize("index", [slice(1, 5), torch.tensor([4, 0, 4])], ids=["in order", "numbers"])
+def test_large_images_are_read_a_few_at_a_time(index: slice | Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, expected = _images(6, 3, 8), PixelRows(_images(6, 3, 8), side=4)[index]
+    read: list[int] = []
+
+    class Counted(ImageSet):
+        def take(self, index: Tensor) -> Tensor:
+            read.append(len(index))
+            return super().take(index)
+
+    monkeypatch.setattr("clearwater.evaluation.pixels._AT_ONCE", 2 * 3 * 8 * 8)
+    assert torch.equal(PixelRows(Counted(images), side=4)[index], expected)
+    assert max(read) == 2
+    assert sum(read) == len(expected)
+
+
 def test_the_nearest_in_pixels_is_that_of_flat_images_whatever_the_block() -> None:
     samples, training = _images(7), _images(30)
     expected = nearest_training(samples.flatten(1), training.flatten(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,10 +83,10 @@ def test_the_settings_are_all_there_and_those_that_differ_are_marked(
 
 
 def _commands(root: Element) -> list[list[str]]:
-    return [shlex.split(command.text) for command in root.all("pre")]
+    return [shlex.split(command.text) for command in root.all("dl", "commands")[0].all("pre")]
 
 
-def test_the_commands_are_of_thisrun_of(tiny: Callable[..., Config], tmp_path: Path) -> None:
+def test_the_commands_are_of_this_run(tiny: Callable[..., Config], tmp_path: Path) -> None:
     folder = tmp_path / "it's a <b>run</b> & $(more)"
     config = tiny()
     source = str(tmp_path / "pictures of 'cats'")
@@ -100,6 +101,28 @@ def test_the_commands_are_of_thisrun_of(tiny: Callable[..., Config], tmp_path: P
     (folder / "averages" / "000000010.safetensors").touch()
     (folder / "log.jsonl").unlink()
     assert _commands(parsed(report_page(run))) == [go_on, sample, measure, ["clearwater", "ema", str(folder)]]
+
+
+def test_each_figure_has_the_command_that_makes_it_again(
+    tiny: Callable[..., Config], trained: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "a run", ignore=shutil.ignore_patterns("measured"))
+
+    def hows() -> list[list[str]]:
+        page = parsed(report_page(RunFolder.open(folder)))
+        return [shlex.split(each.text)[1:] for how in page.all("details", "how") for each in how.all("pre")]
+
+    samples = ["sample", str(folder), "--out", str(folder / "samples"), "--n", "16"]
+    into = ["show", "forward", str(folder), "--out", "forward.png", "--n", "4"]
+    out_of = ["show", "reverse", str(folder), "--out", "reverse.png", "--n", "4", "--sampler", "unipc"]
+    train = ["train", "fashion-mini", "--out", f"{folder}-again", "--config", str(folder / "config.toml")]
+    expected = [samples, ["report", str(folder)], into, [*out_of, "--levels", "10"], train]
+    assert [words[: len(known)] for words, known in zip(hows(), expected, strict=True)] == expected
+
+    config = RunFolder.open(folder).config()
+    data = config.data.model_copy(update={"labels": True, "classes": ("a", "b")})
+    (folder / "config.toml").write_text(config.model_copy(update={"data": data}).to_toml())
+    assert [words[-2:] for words in hows() if "--n" in words and "forward" not in words] == [["--classes", "all"]] * 2
 
 
 def test_the_command_to_go_on_names_the_recipe_that_decides_on_what_the_file_leaves_unset(tmp_path: Path) -> None:

@@ -10,6 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from reports import Element
+from run_folders import checkpoint_of
+
+from clearwater.config import Config
+from clearwater.pictures import png_of
+from clearwater.training import RunFolder
 
 
 def _save(path: Path, side: int, shade: int, *, noise: bool = False) -> bytes:
@@ -80,3 +85,32 @@ def test_nearest_training_images_are_shown_if_they_were_looked_for(
     root = page(None)
     assert "Nearest training images" in [title.text for title in root.all("h2")]
     assert [_content(image) for image in root.all("img")] == [content]
+
+
+def test_the_strips_of_both_processes_are_shown_and_say_if_they_are_old(
+    page: Callable[..., Element], tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    assert "Into noise and out of it" not in page(None).text
+    run = tmp_path / "run"
+    strips = {
+        name: png_of(Image.new("L", (90, 20), shade), step=10) for name, shade in (("forward", 5), ("reverse", 9))
+    }
+    for name, content in strips.items():
+        (run / f"{name}.png").write_bytes(content)
+    RunFolder.open(run).save(checkpoint_of(10), tiny())
+    images = page(None).all("img")
+    assert [_content(image) for image in images] == list(strips.values())
+    assert [image.attributes["alt"] for image in images] == ["Images sinking into noise", "Samples coming out of noise"]
+    assert "Of step 10." not in page(None).text
+    RunFolder.open(run).save(checkpoint_of(20), tiny())
+    captions = [each.text for each in page(None).all("figcaption") if "verse" in each.text or "ward" in each.text]
+    assert [caption.endswith(" Of step 10.") for caption in captions] == [False, True]  # data do not age
+
+
+def test_a_strip_that_is_a_large_file_is_made_small(page: Callable[..., Element], tmp_path: Path) -> None:
+    page(None)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 1800, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "run" / "reverse.png")
+    (image,) = page(None).all("img")
+    with Image.open(io.BytesIO(_content(image))) as made:
+        assert (made.format, made.width) == ("JPEG", 1112)

@@ -103,10 +103,13 @@ def test_negatives_are_as_far_apart_and_as_surely(seed: int, n: int, m: int) -> 
     assert of_negatives.error == pytest.approx(found.error, rel=1e-6, abs=1e-9)
 
 
-def test_more_images_than_are_kept_for_all_directions_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "most"), [("_KEPT", 7 * 30), ("_DRAWN", 7 * 12), ("_READ", 7 * 12), ("_SORTED", 7 * 50)]
+)
+def test_more_than_is_kept_at_once_is_read_again(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = _images(0, 30), _images(1, 20)
     expected = sliced_wasserstein(a, b, directions=50)
-    monkeypatch.setattr("clearwater.evaluation.sliced._KEPT", 7 * 30)
+    monkeypatch.setattr(f"clearwater.evaluation.sliced.{name}", most)
     found = sliced_wasserstein(a, b, directions=50)
     assert found.value == pytest.approx(expected.value, rel=1e-12)
     assert found.error == pytest.approx(expected.error, rel=1e-9)

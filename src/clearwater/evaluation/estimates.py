@@ -48,5 +48,6 @@ class Estimate:
         middle = value + QUANTILE**2 / (2 * n)
         around = QUANTILE * math.sqrt(value * (1 - value) / n + QUANTILE**2 / (4 * n**2))
         scale = 1 + QUANTILE**2 / n
-        interval = (max(0.0, (middle - around) / scale), min(1.0, (middle + around) / scale))
+        # The share is in it, also at 0 and at 1, where it would be outside by rounding.
+        interval = (min(value, max(0.0, (middle - around) / scale)), max(value, min(1.0, (middle + around) / scale)))
         return cls(value, math.sqrt(value * (1 - value) / n), interval)

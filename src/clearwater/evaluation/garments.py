@@ -15,7 +15,7 @@ from clearwater.evaluation.extractors import Seen, exactly, key_of, text_of
 
 __all__ = ["GarmentClassifier", "Garments", "load_garment_classifier"]
 
-_BATCH = 512
+_BATCH = 128  # of more, what is between two layers does not stay in a processor's cache
 
 
 class GarmentClassifier(nn.Module):

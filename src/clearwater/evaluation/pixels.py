@@ -41,6 +41,9 @@ def taken(images: Pixels | Tensor, index: slice | Tensor) -> Tensor:
     return images.take(index)
 
 
+_AT_ONCE = 2**22  # values of images that are made smaller at once, 16 MiB
+
+
 class PixelRows:
     """The grey values of images, a row an image, float32; they are read as rows are asked for.
 
@@ -55,6 +58,7 @@ class PixelRows:
         channels, height, width = size_of(images)
         self._size = min(height, side), min(width, side)
         self._exact = self._size == (height, width)
+        self._at_once = max(1, _AT_ONCE // (channels * height * width))
         self._features = channels * math.prod(self._size)
 
     @property
@@ -67,5 +71,9 @@ class PixelRows:
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         """Those rows."""
-        part = taken(self._images, index).float()
-        return (part if self._exact else F.adaptive_avg_pool2d(part, self._size)).flatten(1)
+        if self._exact:
+            return taken(self._images, index).float().flatten(1)
+        if isinstance(index, slice):
+            index = torch.arange(*index.indices(len(self)))
+        parts = (taken(self._images, part).float() for part in torch.split(index, self._at_once))
+        return torch.cat([F.adaptive_avg_pool2d(part, self._size) for part in parts]).flatten(1)

@@ -7,7 +7,6 @@ no weights are read, and of the pictures all but the newest are made small.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from importlib.resources import files
@@ -17,42 +16,23 @@ import numpy as np
 
 from clearwater import __version__
 from clearwater.config import Config
-from clearwater.errors import ClearwaterError, InputError
+from clearwater.evaluation.report_bound import bound
+from clearwater.evaluation.report_bound import headline as bounded
 from clearwater.evaluation.report_charts import charts, of_which_images, window
-from clearwater.evaluation.report_pictures import nearest, samples
+from clearwater.evaluation.report_commands import next_steps, train_again
+from clearwater.evaluation.report_cost import cost, duration
+from clearwater.evaluation.report_fidelity import fidelity, headline
+from clearwater.evaluation.report_pictures import nearest, processes, samples
+from clearwater.evaluation.report_progress import Progress
 from clearwater.evaluation.report_series import Log, running_mean
-from clearwater.evaluation.report_settings import commands, settings_tables
+from clearwater.evaluation.report_settings import settings_tables
 from clearwater.evaluation.report_svg import figures
 from clearwater.files import write_atomically
-from clearwater.training.budget import budget
-from clearwater.training.checkpoint import Place, TornError, read_place
 from clearwater.training.run import RunFolder
 
 __all__ = ["report_page", "write_report"]
 
 _NAMED = 50  # skipped files
-
-
-@dataclass(frozen=True)
-class _Progress:
-    """How far a run is.
-
-    Attributes:
-        step: the last one that was reported or kept.
-        seconds: training time until then.
-        fraction: of the way to the end, 0 to 1; None if the settings name none.
-        kept: the newest checkpoint's place, or None.
-    """
-
-    step: int
-    seconds: float
-    fraction: float | None
-    kept: Place | None
-
-    @property
-    def finished(self) -> bool:
-        """Whether training came to its end."""
-        return self.fraction is not None and self.fraction >= 1
 
 
 def write_report(run: RunFolder, out: Path | None = None) -> Path:
@@ -71,16 +51,21 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
 def report_page(run: RunFolder) -> str:
     """The report of a run as HTML without any reference to another file or address."""
     config, log = run.config(), Log.of(run.entries())
-    progress = _progress(run.path, config, log)
-    folder = run.path.resolve()
+    progress = Progress.of(run.path, config, log)
+    folder, step = run.path.resolve(), progress.kept_step
     averages = sum(path.stem.isdecimal() for path in (folder / "averages").glob("*.safetensors"))
     drawn = charts(log, config)
+    curves = f'<div class="charts">{drawn}</div>{train_again(folder, config)}'
     body = (
         _head(folder, config, log, progress),
-        _section("Samples", samples(folder)),
-        _section("Training", f'<div class="charts">{drawn}</div>' if drawn else "<p>Nothing was logged yet.</p>"),
-        _section("Nearest training images", nearest(folder)),
-        _section("What next", commands(folder, config, finished=progress.finished, averages=averages > 0)),
+        _section("Samples", samples(folder, config)),
+        _section("Fidelity", fidelity(folder, step)),
+        _section("Nearest training images", nearest(folder, step)),
+        _section("Into noise and out of it", processes(folder, config, step)),
+        _section("The bound by level", bound(folder, config.data.source, step)),
+        _section("Training", curves if drawn else "<p>Nothing was logged yet.</p>"),
+        _section("Cost", cost(log, progress.seconds, progress.images, progress.checkpoint)),
+        _section("What next", next_steps(folder, config, finished=progress.finished, averages=averages > 0)),
         _section(
             "Settings",
             "<p class=\"soft\">Marked: what differs from the schema's default, which is Ho's model of CIFAR-10.</p>"
@@ -102,44 +87,14 @@ def report_page(run: RunFolder) -> str:
     )
 
 
-def _progress(path: Path, config: Config, log: Log) -> _Progress:
-    kept = _newest_place(path)
-    step, seconds = (int(log.steps[-1]), log.last("seconds") or 0.0) if len(log.steps) else (0, 0.0)
-    if kept is not None and kept.step >= step:
-        step, seconds = kept.step, kept.seconds
-    return _Progress(step, seconds, _fraction(config, log, step, seconds), kept)
-
-
-def _fraction(config: Config, log: Log, step: int, seconds: float) -> float | None:
-    """How far a run is: as it said itself, since of its minutes it keeps some back for the end, or as it seems."""
-    said = Log.of(log.entries[-1:]).last("fraction")
-    if said is not None:
-        return min(max(said, 0.0), 1.0)
-    try:
-        return budget(config.training).fraction(step, seconds)
-    except InputError:  # a configuration that was written by hand
-        return None
-
-
-def _newest_place(path: Path) -> Place | None:
-    """How far the newest checkpoint is that can be read; `path` may itself be one. No weights are read."""
-    folders = [folder for folder in (path / "checkpoints").glob("[0-9]*") if folder.name.isdecimal()]
-    for folder in [path, *sorted(folders, reverse=True)]:
-        try:
-            return read_place(folder)
-        except (TornError, ClearwaterError):
-            continue
-    return None
-
-
-def _head(folder: Path, config: Config, log: Log, progress: _Progress) -> str:
+def _head(folder: Path, config: Config, log: Log, progress: Progress) -> str:
     data = config.data
     kinds = {1: "grey", 3: "RGB", None: "images"}[data.channels]
     size = "" if data.size is None else f"{data.size[0]} × {data.size[1]}, "
     classes = f", {len(data.classes):,} classes" if data.labels and data.classes else ""
     shown = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{value}<small>{escape(more)}</small></dd></div>"
-        for name, value, more in _tiles(config, log, progress)
+        for name, value, more in _tiles(folder, config, log, progress)
     )
     return (
         f'<header><h1>{escape(folder.name)}</h1><p class="soft">Trained on {escape(data.source)}: '
@@ -147,15 +102,14 @@ def _head(folder: Path, config: Config, log: Log, progress: _Progress) -> str:
     )
 
 
-def _tiles(config: Config, log: Log, progress: _Progress) -> Iterator[tuple[str, str, str]]:
+def _tiles(folder: Path, config: Config, log: Log, progress: Progress) -> Iterator[tuple[str, str, str]]:
     """The figures that matter first: what each is, the number, and what follows it in small print."""
     training = config.training
     yield "Steps", f"{progress.step:,}", "" if training.steps is None else f" of {training.steps:,}"
-    step, images = (0, 0) if progress.kept is None else (progress.kept.step, progress.kept.images)
-    yield "Images seen", f"{images + (progress.step - step) * training.batch:,}", ""
-    time, unit = _time(progress.seconds)
+    yield "Images seen", f"{progress.images:,}", ""
+    time, unit = duration(progress.seconds)
     if training.minutes is not None:
-        whole, of_unit = _time(60 * training.minutes)
+        whole, of_unit = duration(60 * training.minutes)
         unit = f"of {whole} {of_unit}" if unit == of_unit else f"{unit} of {whole} {of_unit}"
     yield "Training time", time, f" {unit}"
     speed, unseen, bits = (log.last(name) for name in ("images_per_second", "unseen_loss", "bits_per_dim"))
@@ -167,16 +121,22 @@ def _tiles(config: Config, log: Log, progress: _Progress) -> Iterator[tuple[str,
         yield "Loss", figures(means[-1]), f" mean of {window(log):,}"
     if unseen is not None:
         yield f"Loss of {of_which_images(log)}", figures(unseen), ""
-    if bits is not None:
+    measured = None if progress.kept is None else bounded(folder, config.data.source, progress.kept.step)
+    if measured is not None:
+        yield measured
+    elif bits is not None:
         error = log.column("bits_per_dim_error")[np.isfinite(log.column("bits_per_dim"))][-1]
         yield (
             f"Bound, {of_which_images(log)}",
             figures(bits),
             f" ±\N{NO-BREAK SPACE}{error:.2g}" if np.isfinite(error) else "",
         )
+    near = None if progress.kept is None else headline(folder, progress.kept.step)
+    if near is not None:
+        yield near
 
 
-def _state(folder: Path, progress: _Progress) -> str:
+def _state(folder: Path, progress: Progress) -> str:
     """Whether training is finished, and when it was last heard of."""
     percent = 100 * (progress.fraction or 0.0)
     state = "Finished." if progress.finished else f"{percent:.0f}% of the way."
@@ -208,11 +168,3 @@ def _skipped(folder: Path) -> str:
 
 def _section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>\n" if content else ""
-
-
-def _time(seconds: float) -> tuple[str, str]:
-    """A duration in the largest unit that it has one of: the number and the unit."""
-    for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{seconds / unit:.3g}", name
-    return f"{seconds:.0f}", "s"

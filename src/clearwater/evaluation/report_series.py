@@ -10,7 +10,7 @@ from types import NoneType
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LARGEST", "Array", "Log", "extremes", "running_mean"]
+__all__ = ["LARGEST", "Array", "Log", "extremes", "number_of", "numbers_of", "running_mean"]
 
 Array = npt.NDArray[np.float64]
 
@@ -33,13 +33,13 @@ class Log:
     @classmethod
     def of(cls, entries: Sequence[Mapping[str, object]]) -> Log:
         """The log with these entries; those without a step are left out."""
-        steps = _numbers([entry.get("step") for entry in entries])
+        steps = numbers_of([entry.get("step") for entry in entries])
         placed = np.isfinite(steps)
         return cls(list(compress(entries, placed)), steps[placed])
 
     def column(self, name: str) -> Array:
         """One value a report, shape (N,); NaN where there is none, or no finite number."""
-        return _numbers([entry.get(name) for entry in self.entries])
+        return numbers_of([entry.get(name) for entry in self.entries])
 
     def table(self, name: str, width: int) -> Array:
         """`width` values a report, shape (N, width); NaN where there are none, or not as many, or no finite number."""
@@ -49,13 +49,17 @@ class Log:
             values = entry.get(name)
             if isinstance(values, list) and len(values) == width:
                 whole[i] = values
-        rows[list(whole)] = _numbers(list(chain.from_iterable(whole.values()))).reshape(-1, width)
+        rows[list(whole)] = numbers_of(list(chain.from_iterable(whole.values()))).reshape(-1, width)
         return rows
 
     def last(self, name: str) -> float | None:
         """The newest finite value of this name, or None."""
-        values = (_number(entry.get(name)) for entry in reversed(self.entries))
+        values = (number_of(entry.get(name)) for entry in reversed(self.entries))
         return next((value for value in values if value is not None), None)
+
+    def words(self, name: str) -> list[str]:
+        """The different texts of this name, in the order in which they came."""
+        return list(dict.fromkeys(value for entry in self.entries if isinstance(value := entry.get(name), str)))
 
     def word(self, name: str) -> str | None:
         """The newest text of this name, or None."""
@@ -112,15 +116,15 @@ def extremes(x: Array, y: Array, bins: int) -> npt.NDArray[np.intp]:
     return kept[np.unique(np.concatenate(both))]
 
 
-def _numbers(values: Sequence[object]) -> Array:
+def numbers_of(values: Sequence[object]) -> Array:
     """The values as numbers that can be drawn, or NaN."""
     if not set(map(type, values)) <= {float, NoneType}:  # numpy takes None for NaN, and is quick
-        values = [_number(value) for value in values]
+        values = [number_of(value) for value in values]
     numbers = np.array(values, dtype=np.float64)
     return np.where(np.abs(numbers) < LARGEST, numbers, np.nan)
 
 
-def _number(value: object) -> float | None:
+def number_of(value: object) -> float | None:
     """The value as a number that can be drawn, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST < value < LARGEST:
         return None

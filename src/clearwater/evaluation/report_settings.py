@@ -1,17 +1,13 @@
-"""Of a run's report: its settings as tables, and the commands that go on with it."""
+"""Of a run's report: its settings as tables."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from html import escape
-from pathlib import Path
 
 from clearwater.config import Config
-from clearwater.errors import InputError
-from clearwater.settings import recipe_names, resolve
 
-__all__ = ["commands", "settings_tables"]
+__all__ = ["settings_tables"]
 
 _LONGEST = 200  # letters of a value, of which a list of classes can have many
 
@@ -21,54 +17,12 @@ def settings_tables(config: Config) -> str:
     return "".join(_table(section, config) for section in Config.model_fields)
 
 
-def commands(folder: Path, config: Config, *, finished: bool, averages: bool) -> str:
-    """What to do next, as commands that can be copied.
-
-    Args:
-        folder: of the run.
-        config: of the run.
-        finished: whether training came to its end.
-        averages: whether copies of averages were kept.
-    """
-    run, source, training = str(folder), config.data.source, config.training
-    go_on = ["train", source, "--out", run, "--config", str(folder / "config.toml")]
-    go_on += ["--from", training.start] if training.start is not None else _recipe(folder, config)
-    if finished and training.steps is not None:
-        go_on += ["--steps", str(2 * training.steps)]
-    elif finished and training.minutes is not None:
-        go_on += ["--minutes", f"{2 * training.minutes:g}"]
-    shown = [
-        ("Train on, to twice the length" if finished else "Go on with training", go_on),
-        ("Sample", ["sample", run, "--out", str(folder / "samples")]),
-        ("Measure the bound on images", ["bound", run, source, "--variance", "optimal"]),
-    ]
-    if averages:
-        shown.append(("Compare averages of the weights", ["ema", run]))
-    rows = (f"<dt>{escape(what)}</dt><dd><pre>{_command(words)}</pre></dd>" for what, words in shown)
-    return f'<dl class="commands">{"".join(rows)}</dl>'
-
-
-def _command(words: list[str]) -> str:
-    return escape(shlex.join(["clearwater", *words]))
-
-
-def _recipe(folder: Path, config: Config) -> list[str]:
-    """The recipe over which the run's file is the run: it decides on what the file leaves unset."""
-    for name in sorted(recipe_names(), key=lambda name: name != "small"):  # which is the default
-        try:
-            if resolve(recipe=name, file=folder / "config.toml") == config:
-                return [] if name == "small" else ["--recipe", name]
-        except InputError:
-            continue
-    return []
-
-
 def _table(section: str, config: Config) -> str:
     kind = Config.model_fields[section].default.__class__
     values = getattr(config, section).model_dump(mode="json")
     defaults = kind().model_dump(mode="json")
     rows = (_row(name, values[name], defaults[name], kind.model_fields[name].description or "") for name in values)
-    return f"<table><caption>{escape(section)}</caption><tbody>{''.join(rows)}</tbody></table>"
+    return f'<table class="settings"><caption>{escape(section)}</caption><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _row(name: str, value: object, default: object, description: str) -> str:

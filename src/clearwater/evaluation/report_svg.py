@@ -11,7 +11,7 @@ import numpy as np
 
 from clearwater.evaluation.report_series import LARGEST, Array, extremes
 
-__all__ = ["Axis", "Dots", "Line", "Ramp", "chart", "figures"]
+__all__ = ["Axis", "Dots", "Line", "Ramp", "chart", "figures", "with_power"]
 
 _WIDTH, _HEIGHT = 480, 264
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 458, 10, 240  # of the plot, in the pixels of the drawing
@@ -141,8 +141,17 @@ def figures(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def chart(title: str, unit: str, series: Sequence[Line | Ramp], *, log: bool = False, zero: bool = False) -> str:
-    """A figure of one value by step: title, legend and drawing, as HTML. "" if no series has a point.
+def chart(
+    title: str,
+    unit: str,
+    series: Sequence[Line | Ramp],
+    *,
+    log: bool = False,
+    zero: bool = False,
+    by: str = "step",
+    by_log: bool = False,
+) -> str:
+    """A figure of one value: title, legend and drawing, as HTML. "" if no series has a point.
 
     Args:
         title: of the figure.
@@ -150,72 +159,76 @@ def chart(title: str, unit: str, series: Sequence[Line | Ramp], *, log: bool = F
         series: what is drawn, the last on top.
         log: whether the vertical axis is logarithmic.
         zero: whether a linear one begins at zero.
+        by: what is counted along the other axis, in a short word.
+        by_log: whether that axis is logarithmic and begins at 1; it begins at 0 otherwise.
     """
     given = [line for each in series for line in (each.lines if isinstance(each, Ramp) else [each])]
     lines = [line for line in (line.thinned() for line in given) if len(line.x)]
     if not lines:
         return ""
-    # As far as there are steps, drawn or not, so that all charts of a log have the same axis.
-    across = Axis(0.0, max(1.0, *(float(line.x[-1]) for line in given if len(line.x))), _LEFT, _RIGHT)
+    # As far as there are x values, drawn or not, so that all charts of a log have the same axis.
+    last = max(float(line.x[-1]) for line in given if len(line.x))
+    across = Axis(1.0, max(2.0, last), _LEFT, _RIGHT, log=True) if by_log else Axis(0.0, max(1.0, last), _LEFT, _RIGHT)
     up = Axis.around(np.concatenate([line.reach() for line in lines]), _BOTTOM, _TOP, log=log, zero=zero)
-    parts = [*_frame(across, up), *(_drawn(line, across, up) for line in lines)]
+    parts = [*_frame(across, up, by), *(_drawn(line, across, up, by) for line in lines)]
     shown = {line.label for line in lines}
     legend = "".join(_legend(each) for each in series if isinstance(each, Ramp) or each.label in shown)
     scale = f"{unit}, logarithmic axis" if up.log else unit
-    label = f"{title} by step ({scale}). {'; '.join(_summary(line) for line in lines)}."
+    label = f"{title} by {by} ({scale}). {'; '.join(_summary(line, by) for line in lines)}."
     return (
         f'<figure class="chart"><figcaption><h3>{escape(title)}</h3> <span class="unit">{escape(scale)}</span>'
         f'<p class="legend">{legend}</p></figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" data-by="{escape(by)}" aria-label="{escape(label)}">'
+        f"{''.join(parts)}"
         '<circle class="cursor" r="4" cx="-9" cy="-9"/></svg><output aria-hidden="true"></output></figure>'
     )
 
 
-def _frame(across: Axis, up: Axis) -> list[str]:
+def _frame(across: Axis, up: Axis, by: str) -> list[str]:
     parts = []
     ticks = up.ticks(7)
     for text, y in zip(_labels(ticks), up.pixel(np.array(ticks)), strict=True):
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_RIGHT}"/>')
         parts.append(f'<text class="y" x="{_LEFT - 7}" y="{y:.1f}" dy=".32em">{text}</text>')
-    ticks = [tick for tick in across.ticks(6) if tick.is_integer()]  # there is no half step
+    ticks = [tick for tick in across.ticks(6) if tick.is_integer()]  # there is no half of what is counted
     for text, x in zip(_labels(ticks), across.pixel(np.array(ticks)), strict=True):
         parts.append(f'<path class="axis" d="M{x:.1f} {_BOTTOM}v4"/>')
         parts.append(f'<text class="x" x="{x:.1f}" y="{_BOTTOM + 18}">{text}</text>')
-    parts.append(f'<text class="y" x="{_LEFT - 14}" y="{_BOTTOM + 18}">step</text>')
+    parts.append(f'<text class="y" x="{_LEFT - 14}" y="{_BOTTOM + 18}">{escape(by)}</text>')
     parts.append(f'<path class="axis" d="M{_LEFT} {_BOTTOM}H{_RIGHT}"/>')
     return parts
 
 
-def _drawn(line: Line, across: Axis, up: Axis) -> str:
+def _drawn(line: Line, across: Axis, up: Axis, by: str) -> str:
     if isinstance(line, Dots) or len(line.x) == 1:
-        return "".join(_dots(line, across, up))
+        return "".join(_dots(line, across, up, by))
     pixels = zip(across.pixel(line.x).tolist(), up.pixel(line.y).tolist(), strict=True)
     path = "M" + "L".join(f"{left:.1f} {top:.1f}" for left, top in pixels)
     told = ""
     if line.told:
         pairs = zip(line.x.tolist(), line.y.tolist(), strict=True)
-        values = " ".join(f"{step:.0f},{value:.4g}" for step, value in pairs)
+        values = " ".join(f"{at:.0f},{value:.4g}" for at, value in pairs)
         told = f' data-label="{escape(line.label)}" data-values="{values}"'
     return f'<path class="line {line.style}" d="{path}"{told}/>'
 
 
-def _dots(line: Line, across: Axis, up: Axis) -> Iterator[str]:
+def _dots(line: Line, across: Axis, up: Axis, by: str) -> Iterator[str]:
     """Each point with its value as a title, which browsers show to a pointer that rests there."""
     errors = line.bars() if isinstance(line, Dots) else np.zeros(len(line.x))
     bottoms, tops = (up.pixel(np.clip(ends, up.low, up.high)) for ends in (line.y - errors, line.y + errors))
     lefts, middles = across.pixel(line.x), up.pixel(line.y)
-    for i, (step, value, error) in enumerate(zip(line.x, line.y, errors, strict=True)):
-        said = f"{line.label}, step {step:,.0f}: {figures(value)}"
+    for i, (at, value, error) in enumerate(zip(line.x, line.y, errors, strict=True)):
+        said = f"{line.label}, {by} {at:,.0f}: {figures(value)}"
         if error > 0:
             yield f'<path class="bar {line.style}" d="M{lefts[i]:.1f} {bottoms[i]:.1f}V{tops[i]:.1f}"/>'
             said += f" ± {figures(error)}"
-        at = f'cx="{lefts[i]:.1f}" cy="{middles[i]:.1f}"'
-        yield f'<circle class="dot {line.style}" {at} r="3"><title>{escape(said)}</title></circle>'
+        place = f'cx="{lefts[i]:.1f}" cy="{middles[i]:.1f}"'
+        yield f'<circle class="dot {line.style}" {place} r="3"><title>{escape(said)}</title></circle>'
 
 
-def _summary(line: Line) -> str:
+def _summary(line: Line, by: str) -> str:
     first, last = figures(line.y[0]), figures(line.y[-1])
-    return f"{line.label}: {first} at step {line.x[0]:,.0f}, {last} at step {line.x[-1]:,.0f}"
+    return f"{line.label}: {first} at {by} {line.x[0]:,.0f}, {last} at {by} {line.x[-1]:,.0f}"
 
 
 def _legend(series: Line | Ramp) -> str:
@@ -240,13 +253,14 @@ def _labels(ticks: Sequence[float]) -> list[str]:
     """The ticks as short texts, all written in one way: 20k, 1.5M, 0.002, 2·10⁻⁵."""
     sizes = [abs(value) for value in ticks if value]
     if sizes and (min(sizes) < 1e-4 or max(sizes) >= 1e9):
-        return [_with_power(value) for value in ticks]
+        return [with_power(value) for value in ticks]
     largest = max(sizes, default=0.0)
     divisor, letter = (1e6, "M") if largest >= 1e7 else (1e3, "k") if largest >= 1e4 else (1.0, "")
     return [f"{value / divisor:.6g}{letter}" if value else "0" for value in ticks]
 
 
-def _with_power(value: float) -> str:
+def with_power(value: float) -> str:
+    """A round number, written with a power of ten where it is long: 7, 2·10⁻⁵."""
     if value == 0 or 1 <= abs(value) < 100:
         return f"{value:g}"
     mantissa, power = f"{value:.3e}".split("e")

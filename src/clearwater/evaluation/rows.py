@@ -11,8 +11,8 @@ from clearwater.errors import InputError
 
 __all__ = ["BLOCK", "Rows", "blocks", "check_alike", "check_rows"]
 
-BLOCK = 2048
-"""Rows that are read at once; of pairs, that many by that many: 32 MiB, and a few of them at a time."""
+BLOCK = 1024
+"""Rows that are read at once; of pairs, that many by that many: 8 MiB, and a few of them at a time."""
 
 
 class Rows(Protocol):

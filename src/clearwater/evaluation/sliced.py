@@ -21,10 +21,10 @@ from clearwater.randomness import generator
 
 __all__ = ["sliced_wasserstein"]
 
-_KEPT = (
-    2**24
-)  # numbers of a set that are kept at once, 128 MiB: of more, the images are read again for other directions
-_SORTED = 16  # directions that are compared at once
+_KEPT = 2**22  # projections of a set that are kept at once, 32 MiB: for more directions the images are read again
+_DRAWN = 2**24  # numbers of all directions that are kept at once, 128 MiB: likewise
+_READ = 2**22  # values of images that are read at once, 32 MiB
+_SORTED = 2**19  # projections of both sets that are compared at once, 4 MiB, and a few times that
 
 
 def sliced_wasserstein(
@@ -40,7 +40,7 @@ def sliced_wasserstein(
         data: M ≥ 2 of them, likewise; N need not be M.
         directions: over how many the mean is.
         seed: of the directions. They are the same for any two sets of this seed, so that figures can be compared.
-        block: images that are read at once.
+        block: images that are read at once; fewer of large ones.
     """
     size, other = size_of(samples), size_of(data)
     if size != other:
@@ -51,14 +51,16 @@ def sliced_wasserstein(
         raise InputError(f"Sets of {len(samples)} and {len(data)} images are too few to compare: give two at least.")
     if directions < 1:
         raise InputError(f"A mean over {directions} directions is none: take at least 1.")
-    at_once = max(1, _KEPT // max(len(samples), len(data), math.prod(size)))
+    at_once = max(1, min(_KEPT // max(len(samples), len(data)), _DRAWN // math.prod(size)))
+    block = max(1, min(block, _READ // math.prod(size)))
     total = 0.0
     of_samples, of_data = (torch.zeros(len(of), dtype=torch.float64) for of in (samples, data))
+    compared = max(1, _SORTED // (len(samples) + len(data)))
     pieces, back = _pieces(len(samples), len(data)), _pieces(len(data), len(samples))
     for first in range(0, directions, at_once):
         theta = _directions(math.prod(size), range(first, min(first + at_once, directions)), seed)
         projected = (_projected(of, theta, block) for of in (samples, data))
-        for x, y in zip(*(torch.split(of, _SORTED) for of in projected), strict=True):
+        for x, y in zip(*(torch.split(of, compared) for of in projected), strict=True):
             x, order_x = x.sort(1)
             y, order_y = y.sort(1)
             which_x, which_y, width = pieces
