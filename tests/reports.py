@@ -122,7 +122,7 @@ def _value(label: str) -> float:
 
 def scale(drawing: Element, axis: str, *, log: bool) -> Callable[[float], float]:
     """From a value to its pixel, as the ticks of an axis say it."""
-    ticks = [tick for tick in drawing.all("text", axis) if tick.text != "step"]
+    ticks = [tick for tick in drawing.all("text", axis) if not tick.text.isalpha()]  # not what the axis counts
     values = [_value(tick.text) for tick in ticks]
     pixels = [float(tick.attributes[axis]) for tick in ticks]
     measure = math.log if log else float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from clearwater import Clipped, FixedLarge, NetworkDenoiser, bound, load_denoise
 from clearwater.bound_estimate import estimate_bound
 from clearwater.cli import run
 from clearwater.decoders import DensityDecoder
+from clearwater.evaluation.results import results
 from clearwater.likelihood import prior_term
 from clearwater.ode_likelihood import flow_likelihood
 
@@ -199,3 +201,29 @@ def test_the_figures_of_each_image_do_not_depend_on_the_processes(
     np.testing.assert_allclose(together["per_image"], alone["per_image"], rtol=1e-5)
     assert together["total"] == pytest.approx(alone["total"], rel=1e-6)
     assert together["evaluations"] == alone["evaluations"]
+
+
+@pytest.mark.parametrize("kind", [["--levels", "5"], ["--ode", "--tolerance", "1e-2"]])
+def test_what_is_found_is_kept_with_the_run_and_the_command_finds_it_again(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: list[str]
+) -> None:
+    of_run = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(of_run / "measured", ignore_errors=True)
+    found = measured(of_run, capsys, "--n", "3", "--per-image", *kind)
+    (kept,) = results(of_run, "bound")
+    assert (kept.kind, kept.step) == ("bound", 8)
+    assert {**kept.found, "per_image": found["per_image"]} == found
+    assert (found["data"], found["split"]) == ("fashion-mini", "held_out")
+    assert run([*kept.command, "--json"]) == 0  # without the figures of each image
+    assert json.loads(capsys.readouterr().out) == kept.found
+    assert len(results(of_run, "bound")) == 1
+    assert run(["bound", str(of_run), str(_two_others(tmp_path)), "--n", "2", *kind]) == 0
+    assert [each.found["split"] for each in results(of_run, "bound")] == ["other", "held_out"]
+
+
+def _two_others(folder: Path) -> Path:
+    images = folder / "others"
+    images.mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((28, 28), 90 * i, np.uint8)).save(images / f"{i}.png")
+    return images

@@ -22,7 +22,7 @@ def copied(trained: Path, tmp_path: Path) -> Path:
 def test_the_page_is_written_into_the_run(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copied / "report.html").unlink(missing_ok=True)
     capsys.readouterr()
-    assert run(["report", str(copied)]) == 0
+    assert run(["report", str(copied), "--quick"]) == 0
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", f"Wrote '{copied / 'report.html'}': open it in a browser.\n")
     page = parsed((copied / "report.html").read_text(encoding="utf-8"))
@@ -32,7 +32,7 @@ def test_the_page_is_written_into_the_run(copied: Path, capsys: pytest.CaptureFi
 
 def test_the_page_is_written_elsewhere_if_asked_for(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.HTML"
-    assert run(["report", str(trained), "--out", str(out)]) == 0
+    assert run(["report", str(trained), "--out", str(out), "--quick"]) == 0
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
@@ -50,9 +50,9 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_commands_on_the_page_run(copied: Path) -> None:
-    assert run(["report", str(copied)]) == 0
+    assert run(["report", str(copied), "--quick"]) == 0
     page = parsed((copied / "report.html").read_text(encoding="utf-8"))
-    go_on, sample, *_ = (shlex.split(command.text) for command in page.all("pre"))
+    go_on, sample, *_ = (shlex.split(command.text) for command in page.all("dl", "commands")[0].all("pre"))
     assert (go_on[0], sample[0]) == ("clearwater", "clearwater")
     assert run([*go_on[1:], "--device", "cpu"]) == 0
     assert RunFolder.open(copied).model()[1].step == 16  # to twice the length

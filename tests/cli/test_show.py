@@ -103,6 +103,35 @@ def test_the_reverse_strip_ends_with_the_samples_of_the_same_seed(
     np.testing.assert_allclose(cells[1::2, -1].astype(int), samples.astype(int), atol=1)
 
 
+def test_the_forward_strip_of_a_run_is_of_its_images_and_its_chain(
+    trained: Path, tmp_path: Path, garments: set[bytes]
+) -> None:
+    (strip,) = _show("forward", str(trained), "--out", str(tmp_path / "a.png"), "--n", "3", "--seed", "7")
+    cells = _cells(strip, 3, 11)
+    assert len({cell.tobytes() for cell in cells[:, 0]} & garments) == 3
+    (of_data,) = _show("forward", "fashion-mini", "--out", str(tmp_path / "b.png"), "--n", "3", "--seed", "7")
+    np.testing.assert_array_equal(cells[:, 0], _cells(of_data, 3, 11)[:, 0])
+    (other,) = _show("forward", str(trained), "--out", str(tmp_path / "c.png"), "--n", "3", "--chain", "linear")
+    assert not np.array_equal(strip[:, -28:], other[:, -28:])
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_the_reverse_strip_shows_the_sampler_that_is_asked_for(trained: Path, tmp_path: Path, sampler: str) -> None:
+    options = ["--device", "cpu", "--n", "2", "--sampler", sampler, "--levels", "5"]
+    (strip,) = _show("reverse", str(trained), "--out", str(tmp_path / "a.png"), *options)
+    sampled = ["--sampler", sampler, "--steps", "5", "--n", "2", "--device", "cpu"]
+    assert run(["sample", str(trained), "--out", str(tmp_path / "samples"), *sampled]) == 0
+    samples = [np.asarray(Image.open(tmp_path / "samples" / f"{i:06d}.png")) for i in range(2)]
+    np.testing.assert_array_equal(_cells(strip, 4, 6)[::2, -1], samples)
+
+
+def test_a_sampler_that_shows_no_steps_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["show", "reverse", str(trained), "--out", str(tmp_path / "a.png"), "--sampler", "adaptive"]) == 2
+    assert "take another one" in capsys.readouterr().err
+
+
 def test_the_reverse_animation_begins_in_noise_and_ends_with_the_samples(trained: Path, tmp_path: Path) -> None:
     frames = _show("reverse", str(trained), "--device", "cpu", "--out", str(tmp_path / "a.gif"))
     samples = _samples(trained, tmp_path / "samples", 16)

@@ -50,6 +50,8 @@ def test_a_run_folder_holds_configuration_log_loss_curve_and_the_last_checkpoint
         "loss.png",
         "report.html",
         "nearest.png",
+        "forward.png",
+        "reverse.png",
         "previews",
         "checkpoints",
     }

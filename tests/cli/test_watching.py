@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,13 @@ import torch
 from PIL import Image
 
 from clearwater import Clipped, UniPC, load_denoiser, sample
-from clearwater.cli import run, watching
+from clearwater.cli import cost, run, watching
 from clearwater.cli import train as train_module
 from clearwater.config import Config
 from clearwater.data import ImageSet, load_images
 from clearwater.evaluation.nearest import nearest
 from clearwater.evaluation.unseen import some
-from clearwater.pictures import enlarged, grid, to_uint8
+from clearwater.pictures import enlarged, grid, step_of, to_uint8
 from clearwater.training import Progress, RunFolder
 from clearwater.training import trainer as trainer_module
 from clearwater.training.optimization import Optimization
@@ -54,6 +55,45 @@ def test_the_last_picture_is_of_the_model_that_was_saved(watched: Path) -> None:
     )
 
 
+def test_the_last_look_draws_the_processes_of_the_model_that_was_saved(watched: Path, tmp_path: Path) -> None:
+    assert {step_of(watched / name) for name in ("forward.png", "reverse.png", "nearest.png")} == {2}
+    shown = {"forward": [], "reverse": ["--sampler", "unipc", "--levels", "20", "--device", "cpu"]}
+    for name, options in shown.items():
+        assert run(["show", name, str(watched), "--out", str(tmp_path / f"{name}.png"), "--n", "4", *options]) == 0
+        again, drawn = (np.asarray(Image.open(folder / f"{name}.png")) for folder in (tmp_path, watched))
+        np.testing.assert_allclose(drawn.astype(int), again.astype(int), atol=1)
+    page = (watched / "report.html").read_text(encoding="utf-8")
+    assert base64.b64encode((watched / "reverse.png").read_bytes()).decode() in page
+
+
+def test_the_log_says_what_the_machine_is_and_what_it_used_over_all_parts(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = tmp_path / "powercap" / "intel-rapl:0"
+    counted.mkdir(parents=True)
+    (counted / "name").write_text("package-0")
+    (counted / "max_energy_range_uj").write_text("1e12")
+
+    def count(joules: float) -> None:
+        (counted / "energy_uj").write_text(str(joules * 1e6))
+
+    count(500.0)
+    before = cost.Cost(torch.device("cpu"), powercap=counted.parent)
+    count(507.5)
+    told = before.so_far()
+    assert told["energy_joules"] == 7.5
+    assert told["energy_of"] == "processors"
+    assert told["device"].endswith((" thread", " threads"))
+    count(1.0)  # the machine was started again in between
+    after = cost.Cost(torch.device("cpu"), [{}, told], powercap=counted.parent)
+    count(3.0)
+    assert after.so_far()["energy_joules"] == 9.5
+    # What a first part used is not known: no figure is given that would be taken for the whole.
+    assert "energy_joules" not in cost.Cost(torch.device("cpu"), [told, {}], powercap=counted.parent).so_far()
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert cost.Cost(torch.device("cpu"), powercap=counted.parent).so_far()["device"].startswith("3 processes, ")
+
+
 def test_the_log_says_what_was_seen(watched: Path) -> None:
     entries = RunFolder.open(watched).entries()
     assert [entry["step"] for entry in entries] == [1, 2]
@@ -67,6 +107,7 @@ def test_the_log_says_what_was_seen(watched: Path) -> None:
         assert len(entry["level_losses"]) == 10
         assert all(loss is None or loss > 0 for loss in entry["level_losses"])
         assert entry["memory_mb"] > 50
+        assert "thread" in entry["device"]
     assert len({entry["unseen_loss"] for entry in entries}) == 2
     assert (watched / "report.html").stat().st_size > 1000
 
@@ -113,7 +154,8 @@ def test_time_is_kept_back_for_the_last_look_before_there_was_one(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A look is 16 images in 20 evaluations and 256 in one; an image of training is about three. 4e8 pixels are compared
-    # in a second, the rest of the end takes 1.5 s, and a quarter of a look is kept in hand.
+    # in a second and 4e6 drawn, of 4 rows of a strip and 8 of another, 11 images each; the rest of the end takes 1.5 s,
+    # and a quarter of a look is kept in hand.
     reserves: list[tuple[float, float]] = []
 
     def look(self: watching.Watch, event: Progress, sight: object) -> dict[str, object]:
@@ -125,7 +167,8 @@ def test_time_is_kept_back_for_the_last_look_before_there_was_one(
     options = ["--out", str(tmp_path / "run"), "--config", str(tmp_path / "tiny.toml"), "--device", "cpu"]
     assert run(["train", "fashion-mini", *options]) == 0
     ((reserve, speed),) = reserves
-    assert reserve == pytest.approx(1.5 + 9000 * 28 * 28 / 4e8 + 1.25 * (16 * 20 + 256) / 3 / speed)
+    drawing = 12 * 11 * 28 * 28 / 4e6
+    assert reserve == pytest.approx(1.5 + 9000 * 28 * 28 / 4e8 + drawing + 1.25 * (16 * 20 + 256) / 3 / speed)
 
 
 def test_training_images_are_measured_where_nothing_is_held_out(tiny: Callable[..., Config], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from clearwater.chains import linear
-from clearwater.pictures import plot_chain, write_animation, write_picture
+from clearwater.pictures import plot_chain, png_of, step_of, write_animation, write_picture
 
 
 def _random(*shape: int, seed: int = 0) -> Image.Image:
@@ -95,3 +95,19 @@ def test_a_picture_replaces_the_old_one(tmp_path: Path) -> None:
         write_picture(path, _random(5, 5, seed=seed))
     with Image.open(path) as read:
         np.testing.assert_array_equal(read, _random(5, 5, seed=1))
+
+
+def test_a_picture_says_of_which_step_it_is_and_its_pixels_are_the_same(tmp_path: Path) -> None:
+    picture = _random(9, 12)
+    (tmp_path / "a.png").write_bytes(png_of(picture, step=1234))
+    write_picture(tmp_path / "b.png", picture)
+    assert (step_of(tmp_path / "a.png"), step_of(tmp_path / "b.png")) == (1234, None)
+    with Image.open(tmp_path / "a.png") as read:
+        np.testing.assert_array_equal(read, picture)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\x89PNG torn"])
+def test_what_is_no_picture_says_no_step(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "a.png").write_bytes(content)
+    assert step_of(tmp_path / "a.png") is None

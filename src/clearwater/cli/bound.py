@@ -13,6 +13,7 @@ from clearwater.cli.models import load_network
 from clearwater.cli.options import Data, Device, Levels, Run, Variance, refuse_picture
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say, say_skipped
+from clearwater.cli.repeating import repeating
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = ["bound"]
 
 
 def bound(
+    context: typer.Context,
     run: Run,
     data: Data,
     levels: Levels = None,
@@ -60,9 +62,13 @@ def bound(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """The bound on -log p of DATA's images (of those held out, if any are) under RUN, in bits per dimension."""
+    """The bound on -log p of DATA's images (of those held out, if any are) under RUN, in bits per dimension.
+
+    What is found is kept in RUN/measured, for its page.
+    """
     from clearwater.assembly import pick_device
     from clearwater.bound_estimate import estimate_bound
+    from clearwater.data import lasting_name
     from clearwater.decoders import DensityDecoder, DiscretizedDecoder
     from clearwater.denoisers import Clipped, Denoiser
     from clearwater.likelihood import bound as exact_bound
@@ -96,7 +102,13 @@ def bound(
         denoiser: Denoiser = Clipped(network) if clip else network
         for warning in folder.warnings if processes.first else ():
             say(warning)
-        evaluated: dict[str, Any] = {"weights": weights, "clipped": clip, "images": len(x_0)}
+        evaluated: dict[str, Any] = {
+            "data": lasting_name(data),
+            "split": _split(folder, data),
+            "weights": weights,
+            "clipped": clip,
+            "images": len(x_0),
+        }
         if ode:
             trace, tolerance = trace or "hutchinson", tolerance or 1e-5
             with live_line("ode", shown=processes.first) as report:
@@ -112,9 +124,13 @@ def bound(
                 )
             if not processes.first:
                 return
-            if per_image:
-                evaluated["per_image"] = flow.per_image.tolist()
-            _show_flow(flow, {"trace": trace, "tolerance": tolerance, **evaluated}, as_json)
+            evaluated = {"trace": trace, "tolerance": tolerance, **evaluated}
+            told = {**_of_flow(flow), **evaluated}
+            if as_json:
+                print(json.dumps({**told, **({"per_image": flow.per_image.tolist()} if per_image else {})}))
+            else:
+                _print_flow(flow, evaluated)
+            _keep(folder, context, told)
             return
         chain = denoiser.chain if levels is None else denoiser.chain.strided(levels)
         of_pixels = DensityDecoder() if decoder == "density" else DiscretizedDecoder()
@@ -142,14 +158,31 @@ def bound(
                 result = estimate_bound(denoiser, x_0, budget, **options)
         if not processes.first:
             return
-        if per_image:
-            evaluated["per_image"] = result.per_image.tolist()
+        told = {**_terms(result), **evaluated}
         if as_json:
-            print(json.dumps({**_terms(result), **evaluated}))
+            print(json.dumps({**told, **({"per_image": result.per_image.tolist()} if per_image else {})}))
         else:
             _print_table(result, chain, evaluated)
         if plot is not None:
             write_picture(plot, plot_bound(result, chain))
+        _keep(folder, context, told)
+
+
+def _keep(folder: RunFolder, context: typer.Context, told: dict[str, Any]) -> None:
+    from clearwater.evaluation.results import Result, keep
+
+    try:
+        keep(folder.path, Result("bound", folder.model()[1].step, repeating(context), told))
+    except OSError as error:  # it is told already, and the run may be somebody else's
+        say(f"The bound could not be kept with the run ({error.strerror}).")
+
+
+def _split(folder: RunFolder, data: str) -> str:
+    """What the images are to the run: "held_out" or "train", or "other" if they are not of its own."""
+    from clearwater.data import lasting_name, unseen_split
+
+    own = folder.config().data
+    return unseen_split(own.source, own.held_out) if lasting_name(data) == own.source else "other"
 
 
 def _images(folder: RunFolder, data: str, n: int | None, *, quiet: bool) -> Tensor:
@@ -170,17 +203,17 @@ def _images(folder: RunFolder, data: str, n: int | None, *, quiet: bool) -> Tens
     return pixel_values(x_0, torch.float64)
 
 
-def _show_flow(flow: FlowLikelihood, evaluated: dict[str, Any], as_json: bool) -> None:
+def _of_flow(flow: FlowLikelihood) -> dict[str, Any]:
     # The spread over the images counts everything that could have been otherwise, so it is also an upper limit of
     # the error for these images.
     error = flow.stderr_of_population
-    found = {"total": flow.total, "stderr": error, "stderr_population": error, "evaluations": flow.evaluations}
-    if as_json:
-        print(json.dumps({**found, **evaluated}))
-        return
+    return {"total": flow.total, "stderr": error, "stderr_population": error, "evaluations": flow.evaluations}
+
+
+def _print_flow(flow: FlowLikelihood, evaluated: dict[str, Any]) -> None:
     print(_line(evaluated))
     print(f"{'total    -log p of the probability-flow ODE':45} {flow.total:12.6f} bits/dim")
-    print(f"± {error:.4f} for all images like them; {flow.evaluations:,} network evaluations")
+    print(f"± {flow.stderr_of_population:.4f} for all images like them; {flow.evaluations:,} network evaluations")
 
 
 def _line(evaluated: dict[str, Any]) -> str:

@@ -168,6 +168,7 @@ def measure(
         "images": images if real.held_out is None else {**images, "held-out": len(real.held_out)},
         "features": seeing.name,
         "is_fid": seeing.is_fid,
+        "images_needed": needed,
         "figures": {compared.figure.name: compared.as_dict() for compared in found.figures},
         "left_out": found.left_out,
     }

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearwater.cli.loading import load
-from clearwater.cli.options import Data, Device, Levels, Run, Seed, refuse_picture
+from clearwater.cli.loading import Keeping, load
+from clearwater.cli.options import Device, Levels, Run, Seed, refuse_picture
 from clearwater.cli.progress import live_line, say, say_skipped
 from clearwater.errors import InputError
 
@@ -26,33 +26,41 @@ app = typer.Typer(
 PictureFile = Annotated[
     Path, typer.Option("--out", help="The file: .png or, where it moves, .gif.", show_default=False)
 ]
-_ROWS = 6
+Images = Annotated[int | None, typer.Option("--n", "-n", min=1, help="How many images.", show_default="6; .gif: 16")]
+_ROWS, _ANIMATED = 6, 16
 
 
 @app.command()
 def forward(
-    data: Data,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA|RUN", help="Images as `clearwater train` takes them, or a run: its own.", show_default=False
+        ),
+    ],
     out: PictureFile,
-    chain: Annotated[str, typer.Option(help="linear, half_linear, cosine or sigmoid.")] = "linear",
+    chain: Annotated[
+        str | None,
+        typer.Option(help="linear, half_linear, cosine or sigmoid.", show_default="linear; of a RUN its own"),
+    ] = None,
+    n: Images = None,
     seed: Seed = 0,
 ) -> None:
     """Images of DATA sinking into noise: a strip (.png) or an animation (.gif)."""
-    import torch
-
     from clearwater.chains import chain as named_chain
-    from clearwater.data import pixel_values
+    from clearwater.cli.looking import forward_images
     from clearwater.pictures import forward_frames, forward_strip, write_animation, write_picture
-    from clearwater.randomness import generator
+    from clearwater.training import RunFolder, load_denoiser
 
     moves = _moves(out)
-    levels = named_chain(chain)
-    loaded = load(data)
+    if (Path(data) / "config.toml").is_file():
+        loaded = Keeping().load(RunFolder.open(Path(data)).config().data.model_copy(update={"labels": False}))
+        levels = load_denoiser(data, "cpu").chain if chain is None else named_chain(chain)
+    else:
+        levels = named_chain(chain or "linear")
+        loaded = load(data)
     say_skipped(loaded.skipped)
-    images = loaded.images
-    of_seed = generator(seed, "forward")
-    picked = images[torch.randperm(len(images), generator=of_seed)[: 16 if moves else _ROWS]]
-    x_0 = pixel_values(picked)
-    eps = torch.randn(x_0.shape, generator=of_seed)
+    x_0, eps = forward_images(loaded, seed, n or (_ANIMATED if moves else _ROWS))
     if moves:
         write_animation(out, forward_frames(x_0, eps, levels))
     else:
@@ -61,28 +69,49 @@ def forward(
 
 
 @app.command()
-def reverse(run: Run, out: PictureFile, seed: Seed = 0, levels: Levels = None, device: Device = "auto") -> None:
+def reverse(
+    run: Run,
+    out: PictureFile,
+    n: Images = None,
+    seed: Seed = 0,
+    levels: Levels = None,
+    sampler: Annotated[str, typer.Option(help="As of `clearwater sample`.")] = "ancestral",
+    classes: Annotated[str | None, typer.Option(help="As of `clearwater sample`.", show_default="none")] = None,
+    device: Device = "auto",
+) -> None:
     """Samples of RUN appearing, with the prediction of x_0: a strip (.png) or an animation (.gif)."""
-    from clearwater.cli.models import load_for_sampling
+    from clearwater.assembly import pick_device
+    from clearwater.cli.making import Making, classes_of, sampling_chain
+    from clearwater.cli.models import image_shape, load_network
     from clearwater.pictures import reverse_frames, reverse_strip, write_animation, write_picture
-    from clearwater.randomness import ImageNoise
-    from clearwater.sampling import sampling_states
+    from clearwater.sampling import sampler as named_sampler
+    from clearwater.training import RunFolder
 
     moves = _moves(out)
-    denoiser, shape, chosen = load_for_sampling(run, device=device)
-    steps = denoiser.chain if levels is None else denoiser.chain.strided(levels)
-    n = 16 if moves else _ROWS
+    stepper = named_sampler(sampler)
+    if sampler == "adaptive":
+        raise InputError("The sampler adaptive shows none of its steps: take another one.")
+    folder, chosen = RunFolder.open(run), pick_device(device)
+    data = folder.config().data
+    network = load_network(folder, chosen, variance=None, clip=True)
+    for warning in folder.warnings:
+        say(warning)
+    grid = "all" if sampler == "ancestral" and levels is None else "trailing"
+    steps = sampling_chain(folder, network, grid, levels, clip=True)
+    numbers = classes_of(classes, data)
+    making = Making(network, True, steps, stepper, image_shape(run, data), chosen, seed, numbers)
+    count = n or (_ANIMATED if moves else _ROWS)
     with live_line("sampling") as report:
 
         def watched() -> Iterator[StepState]:
-            for state in sampling_states(denoiser, ImageNoise(seed, range(n), shape, chosen), steps):
-                report(1 - state.k / steps.T, f"{n} images")
+            for state in making.states(range(count)):
+                report(1 - state.k / steps.T, f"{count} images")
                 yield state
 
         if moves:
-            write_animation(out, reverse_frames(watched(), steps.T))
+            write_animation(out, reverse_frames(watched(), steps.T, images=count))
         else:
-            write_picture(out, reverse_strip(watched(), steps.T))
+            write_picture(out, reverse_strip(watched(), steps.T, images=count))
     say(f"Wrote '{out}'.")
 
 

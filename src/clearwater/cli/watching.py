@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from clearwater.cli.cost import Cost
 from clearwater.cli.loading import Keeping
+from clearwater.cli.looking import PREVIEWED, STEPS, Previews, drawing_seconds, forward_picture, nearest_picture
 from clearwater.cli.progress import Report, duration, say, say_skipped
 
 if TYPE_CHECKING:
-    import torch
+    from pathlib import Path
+
+    from PIL import Image
     from torch import Tensor
 
+    from clearwater.chains import Chain
     from clearwater.data import ImageSet, StreamedImages
-    from clearwater.denoisers import NetworkDenoiser
     from clearwater.training import Event, Progress, RunFolder, Trainer
     from clearwater.training.monitors import Monitor
 
@@ -26,11 +29,10 @@ __all__ = ["Looks", "Watch"]
 _SHARE = 0.02  # of the time, for looking
 _SOONEST = 15.0  # seconds between looks
 _LAST = 0.95  # of the run
-_PREVIEWED, _STEPS = 16, 20
 _UNSEEN = 256
-_LOOK = (_PREVIEWED * _STEPS + _UNSEEN) / 3  # images of training that take as long: one is about three evaluations
+_LOOK = (PREVIEWED * STEPS + _UNSEEN) / 3  # images of training that take as long: one is about three evaluations
 _BOUND_BY_PICTURE = 25  # what an estimate of the bound costs in such pictures: ten times the evaluations, in float32
-_ENDING = 1.5  # seconds for the last checkpoint, the loss curve and the page
+_ENDING = 1.5  # seconds for the last checkpoint, the loss curve and the page; the strips come on top
 _SPARE = 1.25  # of the last look's cost, on a machine that has other work too
 _COMPARED = 4e8  # pixel values a second, in the search for the nearest images
 
@@ -96,8 +98,10 @@ class Watch:
         self._sight = None if looks.images is None else _sight(trainer, looks.images, looks)
         self._cost, self._looked = 0.0, trainer.seconds
         self._measured = False  # until there was a look, what it costs is reckoned
-        compared = looks.images.images.numel() if isinstance(looks.images, ImageSet) else 0
-        self._ending = _ENDING + compared / _COMPARED
+        compared = len(looks.images) * math.prod(trainer.image_shape) if isinstance(looks.images, ImageSet) else 0
+        drawing = 0.0 if self._sight is None else drawing_seconds(trainer.image_shape)
+        self._ending = _ENDING + compared / _COMPARED + drawing
+        self._spent = Cost(trainer.device, run.entries())
         trainer.reserve = self._ending
         self.finished, self._complained = False, False
 
@@ -140,7 +144,7 @@ class Watch:
             "images_per_second": round(event.images_per_second, 1),
             "gradient_norm": event.gradient_norm if math.isfinite(event.gradient_norm) else None,
             "level_losses": [None if math.isnan(loss) else float(f"{loss:.4g}") for loss in event.level_losses],
-            "memory_mb": round(_memory_mb(self._trainer.device), 1),
+            **self._spent.so_far(),
         }
         if self._sight is not None and not self._measured:
             self._cost = _LOOK / event.images_per_second
@@ -171,21 +175,21 @@ class Watch:
 
     def _look(self, event: Progress, sight: _Sight) -> dict[str, Any]:
         """Makes a picture and measures; returns what the log is to say of it."""
-        from clearwater.data import ImageSet
         from clearwater.evaluation.unseen import cheap_bound, objective_loss
-        from clearwater.files import write_atomically
+        from clearwater.pictures import enlarged, grid
 
         began = time.monotonic()
-        model = self._trainer.averaged()
-        images = _samples(model, self._trainer)
+        trainer, model = self._trainer, self._trainer.averaged()
+        last = event.fraction >= 1
+        previews = Previews.of(model, trainer.config.data, trainer.image_shape, trainer.device, strip=last)
         path = self._run.path / "previews" / f"{event.step:09d}.png"
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, _png(images), durable=False)
-        if event.fraction >= 1 and isinstance(self._images, ImageSet):  # of a stream all would have to be decoded
-            write_atomically(self._run.path / "nearest.png", _nearest(images, self._images), durable=False)
+        self._write(path, enlarged(grid(previews.images)), event)
         for monitor in self._monitors:
             monitor.picture(event.step, path)
         pictured = time.monotonic() - began
+        if last:
+            self._last_pictures(previews, model.chain, event)
         figures: dict[str, Any] = {
             "preview": path.name,
             "unseen_images": "held_out" if sight.held_out else "train",
@@ -197,6 +201,23 @@ class Watch:
         self._cost, self._looked, self._measured = time.monotonic() - began, event.seconds, True
         self._trainer.reserve = _SPARE * self._cost + self._ending
         return figures
+
+    def _last_pictures(self, previews: Previews, chain: Chain, event: Progress) -> None:
+        """The pictures that are made once, of the finished model."""
+        from clearwater.data import ImageSet
+
+        assert self._images is not None
+        assert previews.strip is not None
+        if isinstance(self._images, ImageSet):  # of a stream all would have to be decoded
+            self._write(self._run.path / "nearest.png", nearest_picture(previews.images, self._images), event)
+        self._write(self._run.path / "forward.png", forward_picture(self._images, chain), event)
+        self._write(self._run.path / "reverse.png", previews.strip, event)
+
+    def _write(self, path: Path, picture: Image.Image, event: Progress) -> None:
+        from clearwater.files import write_atomically
+        from clearwater.pictures import png_of
+
+        write_atomically(path, png_of(picture, step=event.step), durable=False)
 
     def _page(self) -> None:
         from clearwater.evaluation.report import write_report
@@ -229,55 +250,3 @@ def _sight(trainer: Trainer, images: ImageSet | StreamedImages, looks: Looks) ->
     seen, _ = some(images, _UNSEEN)
     others, labels = some(unseen, _UNSEEN)
     return _Sight(seen, others, labels if data.labels else None, split == "held_out")
-
-
-def _samples(model: NetworkDenoiser, trainer: Trainer) -> Tensor:
-    """Images from the same noise each time, one of each class in turn if the model is told classes."""
-    import torch
-
-    from clearwater.denoisers import Clipped
-    from clearwater.pictures import to_uint8
-    from clearwater.sampling import UniPC, sample
-
-    data = trainer.config.data
-    if data.labels and data.classes:
-        labels = torch.arange(_PREVIEWED, device=trainer.device) % len(data.classes)
-        model = replace(model, labels=labels)
-    chain = model.chain.strided(min(_STEPS, model.chain.T))
-    return to_uint8(sample(Clipped(model), _PREVIEWED, trainer.image_shape, chain=chain, stepper=UniPC()))
-
-
-def _png(images: Tensor, columns: int | None = None) -> bytes:
-    import io
-
-    from clearwater.pictures import enlarged, grid
-
-    content = io.BytesIO()
-    enlarged(grid(images, columns)).save(content, "png")
-    return content.getvalue()
-
-
-def _nearest(images: Tensor, data: ImageSet) -> bytes:
-    """Samples, and under each the training image that is nearest."""
-    import torch
-
-    from clearwater.evaluation.nearest import nearest
-
-    index, _ = nearest(images, data.images)
-    half = len(images) // 2
-    rows = [images[:half], data.images[index[:half]], images[half:], data.images[index[half:]]]
-    return _png(torch.cat(rows), columns=half)
-
-
-def _memory_mb(device: torch.device) -> float:
-    """The most memory that was used at once: of the GPU if that is where the model is, else of the process."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    if sys.platform == "win32":
-        return math.nan
-    import resource
-
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / (2**20 if sys.platform == "darwin" else 2**10)
