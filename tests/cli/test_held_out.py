@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,3 +93,42 @@ def test_more_than_there_are_is_one_sentence(
     said = capsys.readouterr().err
     assert "has 240 image(s), of which 240 cannot be held out: set data.held_out to fewer, or to 0." in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_starts_from_another_holds_out_nothing_that_this_one_has_seen(
+    train: Train, many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("all", "--set", "data.held_out=0", data=str(many)) == 0
+    assert train("some", "--set", "data.held_out=9", data=str(many)) == 0
+    for out, options, expected in (("a", (), 0), ("b", ("--set", "data.held_out=4"), 4)):
+        capsys.readouterr()
+        assert train(out, "--from", str(tmp_path / "all"), *options, data=str(many)) == 0
+        assert RunFolder.open(tmp_path / out).config().data.held_out == expected
+        assert ("has seen some of the 4 images that are held out now" in capsys.readouterr().err) == bool(options)
+    assert train("c", "--from", str(tmp_path / "some"), data=str(many)) == 0
+    assert RunFolder.open(tmp_path / "c").config().data.held_out == 9
+
+
+def test_images_that_have_changed_since_are_not_taken_for_unseen_ones(
+    train: Train, many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(many, tmp_path / "grows")
+    for out, options in (("kept", ()), ("streamed", ("--no-cache",))):
+        assert train(out, *options, data=str(folder)) == 0
+    of_figures = ["-n", "20", "--features", "pixels", "--only", "precision"]
+    commands = [
+        [*words, *rest]
+        for out in ("kept", "streamed")
+        for words, rest in (
+            (["measure", str(tmp_path / out)], of_figures),
+            (["bound", str(tmp_path / out), str(folder)], []),
+        )
+    ]
+    for command in commands:
+        assert run([*command, "--json"]) == 0
+    shutil.copy(folder / "000.png", folder / "more.png")
+    for command in commands:
+        capsys.readouterr()
+        assert run(command) == 2
+        assert "are not those that the run was trained on, so it is not known which" in capsys.readouterr().err
+    assert run([*commands[0], "--held-out", str(many)]) == 0

@@ -27,7 +27,7 @@ def test_info_as_json_says_what_the_run_is(
     said = capsys.readouterr()
     facts = json.loads(said.out)
     assert set(facts) >= {"run", "parameters", "steps", "images_seen", "seconds", "config"}
-    config = tiny("data.size=28", "data.held_out=0")
+    config = tiny("data.size=28")
     network = build_denoiser(config, pick_device("cpu")).network
     assert facts["run"] == str(trained)
     assert facts["parameters"] == sum(parameter.numel() for parameter in network.parameters())

@@ -86,9 +86,7 @@ def test_the_command_trains_the_network_that_the_library_trains(
 ) -> None:
     """VarianceBound of the run's own clipped mean, on its own images, with the run's form of network."""
     mean = Clipped(load_denoiser(with_variance, "cpu"))
-    config = tiny(
-        "data.size=28", "data.held_out=0", "objective.loss=variance", "chain.variance=fixed_small", "training.steps=20"
-    )
+    config = tiny("data.size=28", "objective.loss=variance", "chain.variance=fixed_small", "training.steps=20")
     trainer = Trainer(
         config, load_images("fashion-mini"), torch.device("cpu"), objective=VarianceBound(mean, LowDiscrepancy())
     )

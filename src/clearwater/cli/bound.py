@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clearwater.cli.loading import Keeping, data_to_measure
+from clearwater.cli.loading import Keeping, data_to_measure, refuse_changed
 from clearwater.cli.models import load_network
 from clearwater.cli.options import Data, Device, Levels, Run, Variance, refuse_picture
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say, say_skipped
-from clearwater.cli.repeating import repeating
+from clearwater.cli.repeating import keep_with
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def bound(
                 print(json.dumps({**told, **({"per_image": flow.per_image.tolist()} if per_image else {})}))
             else:
                 _print_flow(flow, evaluated)
-            _keep(folder, context, told)
+            keep_with(folder, "bound", context, told)
             return
         chain = denoiser.chain if levels is None else denoiser.chain.strided(levels)
         of_pixels = DensityDecoder() if decoder == "density" else DiscretizedDecoder()
@@ -165,16 +165,7 @@ def bound(
             _print_table(result, chain, evaluated)
         if plot is not None:
             write_picture(plot, plot_bound(result, chain))
-        _keep(folder, context, told)
-
-
-def _keep(folder: RunFolder, context: typer.Context, told: dict[str, Any]) -> None:
-    from clearwater.evaluation.results import Result, keep
-
-    try:
-        keep(folder.path, Result("bound", folder.model()[1].step, repeating(context), told))
-    except OSError as error:  # it is told already, and the run may be somebody else's
-        say(f"The bound could not be kept with the run ({error.strerror}).")
+        keep_with(folder, "bound", context, told)
 
 
 def _split(folder: RunFolder, data: str) -> str:
@@ -193,6 +184,8 @@ def _images(folder: RunFolder, data: str, n: int | None, *, quiet: bool) -> Tens
 
     seen = data_to_measure(folder.config().data, data)
     images = Keeping().load(seen, unseen_split(seen.source, seen.held_out), quiet=quiet)
+    if seen.source == folder.config().data.source:
+        refuse_changed(folder, Keeping())
     if not quiet:
         say_skipped(images.skipped)
     channels, height, width = images.shape

@@ -11,7 +11,7 @@ import typer
 
 from clearwater.cli.comparing import Meter, Way, compared, evaluations_of
 from clearwater.cli.comparison import as_object, picture, table
-from clearwater.cli.loading import data_to_measure
+from clearwater.cli.loading import Keeping, data_to_measure, refuse_changed
 from clearwater.cli.measuring import Real, real_images
 from clearwater.cli.models import image_shape
 from clearwater.cli.options import Device, Seed, refuse_picture
@@ -85,6 +85,9 @@ def compare(
     of = _data(folders, data)
     _refuse_levels(folders, steps)
     subjects = [subject(name, folder) for name, folder in zip(names_of(runs), folders, strict=True)]
+    for folder in folders:
+        if folder.config().data.source == of.source and of.held_out:
+            refuse_changed(folder, Keeping(cache))
     real = real_images(of, held_out, features=features, device=device, cache=cache, processes=World())
     _say_what_is_lacking(real, subjects, n)
     middle = max((each for each in steps if each <= _MIDDLE), default=min(steps))

@@ -183,7 +183,13 @@ def _fidelity(newest: _Newest) -> None:
     """The figures of some samples, as `clearwater measure` makes them."""
     from clearwater.evaluation.results import results
 
-    if any(result.step == newest.step for result in results(newest.folder.path, "fidelity")):
+    source = newest.folder.config().data.source
+    if any(
+        result.step == newest.step
+        and result.found.get("data") == source
+        and "frechet_distance" in result.found.get("figures", {})
+        for result in results(newest.folder.path, "fidelity")
+    ):
         return
     newest.images()  # without them samples would be made for nothing
     words = ["measure", str(newest.folder.path), "--n", str(_SAMPLES)]
@@ -202,7 +208,14 @@ def _bound(newest: _Newest) -> None:
     from clearwater.data import unseen_split
     from clearwater.evaluation.results import results
 
-    if any(result.step == newest.step for result in results(newest.folder.path, "bound")):
+    source = newest.folder.config().data.source
+    if any(
+        result.step == newest.step
+        and result.found.get("data") == source
+        and "kl" in result.found
+        and result.found.get("weights") == "ema"
+        for result in results(newest.folder.path, "bound")
+    ):
         return
     if newest.device[0].type == "mps":  # which has no float64
         cpu = torch.device("cpu")

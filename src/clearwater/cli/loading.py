@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clearwater.cli.progress import Report, live_line, say
+from clearwater.errors import InputError
 
 if TYPE_CHECKING:
     from clearwater.config import DataConfig
     from clearwater.data import ImageSet, LoadReport, StreamedImages
     from clearwater.data.images import Split
+    from clearwater.training import RunFolder
 
-__all__ = ["Keeping", "data_to_measure", "load"]
+__all__ = ["Keeping", "data_to_measure", "load", "refuse_changed"]
 
 
 def load(
@@ -109,6 +111,29 @@ class Keeping:
 
 def _held_out(data: DataConfig, chooses: bool) -> int | None:
     return None if chooses and data.held_out is None else data.held_out or 0
+
+
+def refuse_changed(folder: RunFolder, keeping: Keeping) -> None:
+    """Refuses a run's own images if they have changed: it is then not known which of them the model has not seen.
+
+    Raises:
+        InputError: files were added, removed or changed since the run was trained, and some are held out.
+    """
+    data = folder.config().data
+    if not data.held_out:
+        return
+    trained_on = folder.model()[1].data
+    if keeping.load(data, quiet=True).digest(labels=data.labels) == trained_on:
+        return
+    try:  # of a run that kept none it is another hash
+        streamed = replace(keeping, streams=True).open(data, quiet=True).digest(labels=data.labels)
+    except InputError:
+        streamed = None
+    if streamed != trained_on:
+        raise InputError(
+            f"The images of '{data.source}' are not those that the run was trained on, so it is not known which of "
+            "them it has not seen: put them back, or name other images."
+        )
 
 
 @contextmanager

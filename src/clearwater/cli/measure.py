@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearwater.cli.loading import data_to_measure, load
+from clearwater.cli.loading import Keeping, data_to_measure, load, refuse_changed
 from clearwater.cli.measuring import real_images, see
 from clearwater.cli.options import Batch, Device, Seed
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say
-from clearwater.cli.repeating import repeating
+from clearwater.cli.repeating import keep_with
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,7 +106,6 @@ def measure(
     from clearwater.data import ImageSet
     from clearwater.data.images import first_size
     from clearwater.evaluation import images_needed, measured
-    from clearwater.evaluation.results import Result, keep
     from clearwater.training import RunFolder
     from clearwater.world import world
 
@@ -119,6 +118,8 @@ def measure(
     of = DataConfig(source=data or "")
     if run is not None:
         of = data_to_measure(run.config().data, data)
+        if held_out is None and of.source == run.config().data.source:
+            refuse_changed(run, Keeping(cache))
         out = out or run.path / "measured" / f"{run.model()[1].step:09d}"
         sample(
             run.path,
@@ -172,12 +173,12 @@ def measure(
         "figures": {compared.figure.name: compared.as_dict() for compared in found.figures},
         "left_out": found.left_out,
     }
-    if run is not None:
-        keep(run.path, Result("fidelity", run.model()[1].step, repeating(context), told))
     if as_json:
         print(json.dumps(told, indent=1))
     else:
         _show(found, seeing)
+    if run is not None:
+        keep_with(run, "fidelity", context, told)
 
 
 def _show(found: Measurement, seeing: Extractor) -> None:

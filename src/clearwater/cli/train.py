@@ -105,6 +105,8 @@ def train(
             f"The run to start from predicts {begun.config().objective.target}, and weights that have learned that do "
             f"not predict {settings.objective.target}: leave objective.target as it is there."
         )
+    if begun is not None:
+        settings = _unseen_by_both(settings, begun)
     set_float32(settings.training.precision)
     build_objective(settings)  # refuses settings that contradict each other, before anything is read
     plans = recipe is None and start is None
@@ -164,10 +166,10 @@ def read(
 
     RunFolder.refuse_other(out)  # before a large folder is read for nothing
     data = settings.data
-    there = (out / "config.toml").is_file()
-    if there and data.held_out is None:  # as many as when it was begun
+    begun = (out / "config.toml").is_file() and any((out / "checkpoints").glob("[0-9]*"))
+    if begun and data.held_out is None:  # as many as when it was begun
         data = data.model_copy(update={"held_out": RunFolder.open(out).config().data.held_out})
-    images = keeping.open(data, chooses=not there, quiet=quiet)
+    images = keeping.open(data, chooses=not begun, quiet=quiet)
     channels, height, width = images.shape
     source = lasting_name(data.source)  # the run can be gone on with from anywhere
     if not source.isascii() and source.encode(errors="replace") != source.encode(errors="surrogateescape"):
@@ -178,7 +180,7 @@ def read(
             "source": source,
             "size": (height, width),
             "channels": channels,
-            "held_out": data.held_out if there else images.held_out,
+            "held_out": images.held_out if images.held_out is None or not begun else data.held_out,
             "classes": classes,
         }
     )
@@ -222,6 +224,23 @@ def _begun(start: Path, out: Path) -> RunFolder:
         if run.config().training.start != str(start.resolve()) or run.latest() is None:
             raise
         return run
+
+
+def _unseen_by_both(settings: Config, begun: RunFolder) -> Config:
+    """The settings with no image held out that the run to start from has seen, unless somebody says so."""
+    from clearwater.data import lasting_name, unseen_split
+
+    data, before = settings.data, begun.config().data
+    if lasting_name(data.source) != before.source or unseen_split(before.source) == "held_out":
+        return settings
+    if data.held_out is None:
+        return settings.model_copy(update={"data": data.model_copy(update={"held_out": before.held_out or 0})})
+    if data.held_out > (before.held_out or 0):
+        say(
+            f"The run to start from has seen some of the {data.held_out:,} images that are held out now, so figures on "
+            f"them are too good: it held out {before.held_out or 0:,}."
+        )
+    return settings
 
 
 def _leave_threads(settings: Config, device: torch.device, world: World) -> None:

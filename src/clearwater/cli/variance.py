@@ -55,7 +55,8 @@ def variance(
         update={
             "chain": of_mean.chain.model_copy(update=levels),
             "objective": of_mean.objective.model_copy(update={"loss": "variance"}),
-            "data": of_mean.data.model_copy(update={"augment": 0.0}),  # of which the mean would have to be told
+            # Of augmentation the mean would have to be told; and what it has seen is not held out from its variance.
+            "data": of_mean.data.model_copy(update={"augment": 0.0, "held_out": of_mean.data.held_out or 0}),
             "training": of_mean.training.model_copy(update=end),
         }
     )

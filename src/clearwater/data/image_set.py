@@ -26,7 +26,8 @@ class ImageSet:
         skipped: a sentence for each file that could not be read.
         known_digest: of what is stored, where that is known without reading it.
         rows: which of those stored these are, int64, shape (N,); None for all.
-        held_out: how many of their source are held out, in this part or in the other one.
+        held_out: how many of their source are held out, in this part or in the other one; None of a source that has a
+            part for that by itself.
     """
 
     stored: Tensor
@@ -35,7 +36,7 @@ class ImageSet:
     skipped: tuple[str, ...] = ()
     known_digest: str | None = field(default=None, repr=False)
     rows: Tensor | None = field(default=None, repr=False)
-    held_out: int = 0
+    held_out: int | None = 0
 
     @property
     def images(self) -> Tensor:

@@ -83,7 +83,7 @@ def load_images(
     kept = np.delete(np.arange(len(found)), [i for i, _ in skipped])
     numbers, classes = found.labels(kept) if labels or isinstance(found, BuiltInSource) else (None, ())
     all_of_them = ImageSet(
-        images, numbers, classes, tuple(sentence for _, sentence in skipped), digest, held_out=held_out or 0
+        images, numbers, classes, tuple(sentence for _, sentence in skipped), digest, held_out=held_out
     )
     if held_out is None or (held_out == 0 and split == "train"):
         return all_of_them
@@ -137,7 +137,7 @@ def stream_images(
     rows = None
     if held_out is not None and (held_out > 0 or split == "held_out"):
         rows = part_of(everything, len(found), held_out, split, found.title)
-    return StreamedImages(found, own_shape(found, size, channels), of_labels, rows, held_out=held_out or 0)
+    return StreamedImages(found, own_shape(found, size, channels), of_labels, rows, held_out=held_out)
 
 
 def _opened(source: str | Path | Pictures, split: Split, held_out: int | None) -> tuple[Source, int | None]:

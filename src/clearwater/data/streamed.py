@@ -28,7 +28,8 @@ class StreamedImages:
         shape: (C, H, W) to decode to.
         labels: the class of each image of the source and the names of the classes, or None.
         rows: which images of the source these are, int64, shape (N,); None for all.
-        held_out: how many of the source are held out, in this part or in the other one.
+        held_out: how many of the source are held out, in this part or in the other one; None of a source that has a
+            part for that by itself.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class StreamedImages:
         labels: Labels | None,
         rows: Tensor | None = None,
         *,
-        held_out: int = 0,
+        held_out: int | None = 0,
     ) -> None:
         self.shape, self.held_out, self._rows = shape, held_out, rows
         self.labels: Tensor | None = None

@@ -59,7 +59,7 @@ def report_page(run: RunFolder) -> str:
     body = (
         _head(folder, config, log, progress),
         _section("Samples", samples(folder, config)),
-        _section("Fidelity", fidelity(folder, step)),
+        _section("Fidelity", fidelity(folder, config.data.source, step)),
         _section("Nearest training images", nearest(folder, step)),
         _section("Into noise and out of it", processes(folder, config, step)),
         _section("The bound by level", bound(folder, config.data.source, step)),
@@ -131,7 +131,7 @@ def _tiles(folder: Path, config: Config, log: Log, progress: Progress) -> Iterat
             figures(bits),
             f" ±\N{NO-BREAK SPACE}{error:.2g}" if np.isfinite(error) else "",
         )
-    near = None if progress.kept is None else headline(folder, progress.kept.step)
+    near = None if progress.kept is None else headline(folder, config.data.source, progress.kept.step)
     if near is not None:
         yield near
 

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from clearwater.config import Config
+from clearwater.data import unseen_split
 from clearwater.errors import InputError
 from clearwater.settings import recipe_names, resolve
 
@@ -61,7 +62,10 @@ def train_again(folder: Path, config: Config) -> str:
         if config.training.steps is not None
         else "The clock ends it, so that it has not quite as many steps, and other figures in the last digits."
     )
-    return how([_train(folder, config, f"{folder}-again")], note)
+    words = _train(folder, config, f"{folder}-again")
+    if config.data.held_out is None and unseen_split(config.data.source) == "train":
+        words += ["--set", "data.held_out=0"]  # else a new run holds some out
+    return how([words], note)
 
 
 def previews(folder: Path, config: Config) -> str:

@@ -102,6 +102,10 @@ class _Measured:
         """Whether its Fréchet distance is the FID."""
         return self.result.found.get("is_fid") is True
 
+    def is_against(self, source: str) -> bool:
+        """Whether the samples were held against these images, as far as the record tells."""
+        return self.word("data") in ("", source)
+
     @property
     def sampling(self) -> str:
         """The options that the samples were made with; "" if none."""
@@ -109,30 +113,38 @@ class _Measured:
         return " ".join(f"{a} {b}" for a, b in pairwise(words) if a in _OF_SAMPLING)
 
 
-def fidelity(folder: Path, step: int | None) -> str:
+def fidelity(folder: Path, source: str, step: int | None) -> str:
     """All measurements, the newest in full; if there are none, how to make one.
 
     Args:
         folder: of the run.
+        source: of the images that it was trained on.
         step: of the newest checkpoint; None if there is none.
     """
-    measured = sorted(_measured(folder), key=lambda each: each.result.step != step)[:_SHOWN]  # old ones behind
+    # Old ones, and those against other images, behind.
+    measured = sorted(_measured(folder), key=lambda each: (each.result.step != step, not each.is_against(source)))
+    measured = measured[:_SHOWN]
     if not measured:
         words = ["measure", str(folder)]
         return "" if step is None else offer("The samples of this run were not measured yet.", words)
     first, *others = measured
     more = "".join(
-        f'<details class="more"><summary>{escape(" ".join(filter(None, ("In", each.word("features"), each.sampling))))}'
-        f"</summary>{_shown(each, step)}</details>"
+        f'<details class="more"><summary>{escape(_in_short(each, source))}</summary>'
+        f"{_shown(each, source, step)}</details>"
         for each in others
     )
-    return _shown(first, step) + more
+    return _shown(first, source, step) + more
 
 
-def headline(folder: Path, step: int) -> tuple[str, str, str] | None:
-    """Of the newest measurement of this step: the name of the Fréchet distance, the value, and its floor."""
+def _in_short(measured: _Measured, source: str) -> str:
+    against = "" if measured.is_against(source) else f"against {measured.word('data')}"
+    return " ".join(filter(None, ("In", measured.word("features"), measured.sampling, against)))
+
+
+def headline(folder: Path, source: str, step: int) -> tuple[str, str, str] | None:
+    """Of this step, against the run's own images: the name of the Fréchet distance, the value, and its floor."""
     for each in _measured(folder):
-        if each.result.step == step and "frechet_distance" in each.figures:
+        if each.result.step == step and each.is_against(source) and "frechet_distance" in each.figures:
             figure, floor, _ = each.figures["frechet_distance"]
             title = title_of("frechet_distance", is_fid=each.is_fid)
             return title, figure.text, "" if floor is None else f" floor {figure.digits(floor.value)}"
@@ -140,37 +152,48 @@ def headline(folder: Path, step: int) -> tuple[str, str, str] | None:
 
 
 def _measured(folder: Path) -> Sequence[_Measured]:
-    """The newest measurement in each extractor's features of samples that were made in each way."""
-    found: dict[tuple[str, str], _Measured] = {}
+    """For each extractor, each way of making samples and all images they were held against, the best measurement.
+
+    That is of the newest step, of the most figures, of the most samples; of equal ones the newest.
+    """
+    found: dict[tuple[str, str, str], _Measured] = {}
     for result in results(folder, "fidelity"):
         each = _Measured.of(result)
         if each is not None:
-            found.setdefault((each.word("features"), each.sampling), each)
+            key = each.word("features"), each.sampling, each.word("data")
+            found[key] = max(found.get(key, each), each, key=_rank)
     return list(found.values())
 
 
-def _shown(measured: _Measured, step: int | None) -> str:
+def _rank(measured: _Measured) -> tuple[int, int, int]:
+    return measured.result.step, len(measured.figures), measured.count("samples")
+
+
+def _shown(measured: _Measured, source: str, step: int | None) -> str:
     alike = any(at_floor is not None for _, _, at_floor in measured.figures.values())
     floors = any(floor is not None for _, floor, _ in measured.figures.values())
     names = ["value", "95% interval", *(["like for like"] if alike else []), *(["floor"] if floors else [])]
     rows = "".join(_group(measured, title, group, names) for title, group in GROUPS.items())
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("", *names, ""))
     return (
-        f"<p>{_of_what(measured, alike=alike)}</p>{''.join(_cautions(measured, step))}"
+        f"<p>{_of_what(measured, source, alike=alike)}</p>{''.join(_cautions(measured, step))}"
         f'<table class="measures"><thead><tr>{heads}</tr></thead>{rows}</table>'
         f'<p class="legend">{_LEGEND}{_OF_FLOOR if floors else ""}</p>{_left_out(measured)}'
         f"{how([measured.result.command])}"
     )
 
 
-def _of_what(measured: _Measured, *, alike: bool) -> str:
+def _of_what(measured: _Measured, source: str, *, alike: bool) -> str:
     samples, data, held_out = (measured.count(of) for of in ("samples", "data", "held-out"))
     floor = f" The floor is what {held_out:,} real images that were held out have in their place." if held_out else ""
     if alike:
         floor += " Like for like is the figure of as many samples as the floor is of: hold that beside it."
     made = f", made with {escape(measured.sampling)}" if measured.sampling else ""
+    whose = "that were trained on"
+    if not measured.is_against(source):
+        whose = f"of {escape(measured.word('data'))}, which are not the run's own"
     return (
-        f"{samples:,} samples{made}, beside {data:,} images that were trained on, in the features "
+        f"{samples:,} samples{made}, beside {data:,} images {whose}, in the features "
         f"<b>{escape(measured.word('features'))}</b>.{floor}"
     )
 
