@@ -89,9 +89,10 @@ def compare(
         if folder.config().data.source == of.source and of.held_out:
             refuse_changed(folder, Keeping(cache))
     real = real_images(of, held_out, features=features, device=device, cache=cache, processes=World())
-    _say_what_is_lacking(real, subjects, n)
+    own = all(folder.config().data.source == of.source for folder in folders)
+    _say_what_is_lacking(real, subjects, n, own=own)
     middle = max((each for each in steps if each <= _MIDDLE), default=min(steps))
-    way = Way(n, seed, sampler, steps, middle, real, _digests(real), chosen, repeating(context))
+    way = Way(n, seed, sampler, steps, middle, real, own, _digests(real), chosen, repeating(context))
     try:
         with live_line("comparing") as line:
             meter = Meter(line, sum(evaluations_of(each, way) for each in subjects))
@@ -201,7 +202,7 @@ def _digests(real: Real) -> dict[str, str | None]:
     return {name: each.digest() if isinstance(each, ImageSet) else None for name, each in images.items()}
 
 
-def _say_what_is_lacking(real: Real, subjects: Sequence[Subject], n: int) -> None:
+def _say_what_is_lacking(real: Real, subjects: Sequence[Subject], n: int, *, own: bool) -> None:
     from clearwater.evaluation import images_needed
 
     needed = images_needed(real.seeing.dimensions)
@@ -211,9 +212,8 @@ def _say_what_is_lacking(real: Real, subjects: Sequence[Subject], n: int) -> Non
             f"little; take --n {needed} or more."
         )
     if real.held_out is None:
-        say(
-            "No images are held out, so there is no floor, and bits/dim is of training images: name some by --held-out."
-        )
+        whose = "training images" if own else "the images that samples are measured against"
+        say(f"No images are held out, so there is no floor, and bits/dim is of {whose}: name some by --held-out.")
     without = [each.name for each in subjects if not each.moments]
     if without:
         say(

@@ -42,6 +42,7 @@ class Way:
         steps: that it takes for each number of evaluations, rising.
         middle: evaluations for distances on the way and for the images that are shown.
         real: what samples are compared with, and what sees them.
+        own: whether all runs were trained on these images.
         digests: of these images.
         device: where to compute.
         command: what finds all of it again, the words after `clearwater`.
@@ -53,6 +54,7 @@ class Way:
     steps: Mapping[int, int]
     middle: int
     real: Real
+    own: bool
     digests: Mapping[str, str | None]
     device: torch.device
     command: Sequence[str]
@@ -145,7 +147,8 @@ class Meter:
 
 def bound_images(way: Way) -> tuple[str, int]:
     """Of which kind the images of the bound are, in a word, and how many."""
-    return "training" if way.real.held_out is None else "held-out", min(_BOUND_IMAGES, len(_of_bound(way)))
+    without = "training" if way.own else "given"
+    return without if way.real.held_out is None else "held-out", min(_BOUND_IMAGES, len(_of_bound(way)))
 
 
 def evaluations_of(of: Subject, way: Way) -> int:

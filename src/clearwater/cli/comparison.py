@@ -100,7 +100,7 @@ def _short(name: str) -> str:
 
 
 def _facts(found: Sequence[Found], way: Way, names: Sequence[str], width: int) -> list[str]:
-    bits = "bits/dim" + ("" if way.real.held_out is not None else " of training images")
+    bits = "bits/dim" + ("" if way.real.held_out is not None else f" of {bound_images(way)[0]} images")
     with_bits = any(each.bits for each in found)
     lines = [
         f"{'':{width}}  parameters      steps  training time  images seen  images/s{f'  {bits}' if with_bits else ''}"

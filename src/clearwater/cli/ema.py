@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from clearwater.data.batches import Images
     from clearwater.denoisers import NetworkDenoiser
     from clearwater.training import Place, RunFolder
 
@@ -176,8 +177,9 @@ def _loss(folder: RunFolder, model: NetworkDenoiser, keeping: Keeping, report: C
 def _distance(
     folder: RunFolder, model: NetworkDenoiser, n: int, keeping: Keeping, report: Callable[[float], None]
 ) -> float | None:
+    from clearwater.data import ImageSet
     from clearwater.denoisers import Clipped
-    from clearwater.evaluation import Moments, frechet_distance, load_garment_classifier
+    from clearwater.evaluation import Moments, extractor, features_of, frechet_distance
     from clearwater.pictures import to_uint8
     from clearwater.sampling import UniPC, sample
 
@@ -187,12 +189,12 @@ def _distance(
         return None
     if shape != (1, 28, 28):
         raise InputError(f"A distance is measured of grey images of 28 × 28, and the run's are {shape}: leave out --n.")
-    classifier = load_garment_classifier()
+    seeing = extractor("garments", shape)
 
-    def moments(images: Tensor) -> Moments:
-        return Moments.of(classifier.seen(images.cpu())[0])
+    def moments(images: Images) -> Moments:  # in parts: a run's images may be more than the memory holds
+        return Moments.of(features_of(images, seeing).features)
 
     chain = model.chain.strided(min(20, model.chain.T))
     samples = to_uint8(sample(Clipped(model), n, shape, batch=_BATCH, chain=chain, stepper=UniPC()))
     report(1.0)
-    return frechet_distance(moments(samples), moments(keeping.load(data).images))
+    return frechet_distance(moments(ImageSet(samples.cpu())), moments(keeping.load(data)))
