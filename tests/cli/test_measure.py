@@ -131,3 +131,17 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("Error: ")
     assert named in last
+
+
+def test_what_cannot_be_is_refused_before_an_earlier_sample_is_replaced(
+    trained: Path, tmp_path: Path, measure: Measure, capsys: Said
+) -> None:
+    of_run = shutil.copytree(trained, tmp_path / "run")
+    measure(of_run, "--n", 70, "--steps", 2, "--only", "precision")
+    before = sorted((of_run / "measured").rglob("*.png"))
+    for options, said in ((["--features", "nonsense"], "no extractor"), (["--only", "nonsense"], "no figure")):
+        assert run(["measure", str(of_run), "-n", "5", "--steps", "2", *options]) == 2
+        assert said in capsys.readouterr().err
+        assert sorted((of_run / "measured").rglob("*.png")) == before
+    assert run(["measure", str(tmp_path / "nosuch")]) == 2
+    assert "does not exist" in capsys.readouterr().err

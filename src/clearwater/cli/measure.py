@@ -10,6 +10,7 @@ import typer
 
 from clearwater.cli.loading import Keeping, data_to_measure, load, refuse_changed
 from clearwater.cli.measuring import real_images, see
+from clearwater.cli.models import image_shape
 from clearwater.cli.options import Batch, Device, Seed
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say
@@ -105,7 +106,8 @@ def measure(
     from clearwater.config import DataConfig
     from clearwater.data import ImageSet
     from clearwater.data.images import first_size
-    from clearwater.evaluation import images_needed, measured
+    from clearwater.evaluation import extractor, images_needed, measured
+    from clearwater.evaluation.measurement import refuse_unknown
     from clearwater.training import RunFolder
     from clearwater.world import world
 
@@ -113,11 +115,16 @@ def measure(
     run = RunFolder.open(Path(subject)) if (Path(subject) / "config.toml").is_file() else None
     if run is None and (out, steps, classes, guidance, sampler) != (None, None, None, 1.0, "unipc"):
         raise InputError(f"'{subject}' is no run, so no samples are made: leave out the options of sampling.")
+    if run is None and not Path(subject).exists():
+        raise InputError(f"'{subject}' does not exist: give a run, or samples as a folder, .npz or .zip of images.")
+    wanted = None if only is None else [name.strip() for name in only.split(",")]
+    refuse_unknown(wanted or ())
     if run is None and data is None:
         raise InputError("Samples are measured against images: give those that the model was trained on as DATA.")
     of = DataConfig(source=data or "")
     if run is not None:
         of = data_to_measure(run.config().data, data)
+        extractor(features, image_shape(run.path, of))  # refuses what there is not, before samples are made
         if held_out is None and of.source == run.config().data.source:
             refuse_changed(run, Keeping(cache))
         out = out or run.path / "measured" / f"{run.model()[1].step:09d}"
@@ -157,7 +164,7 @@ def measure(
                 real.data,
                 real.held_out,
                 features=seeing.name,
-                only=None if only is None else [name.strip() for name in only.split(",")],
+                only=wanted,
                 k=neighbour,
                 seed=seed,
                 report=lambda fraction: line(fraction, "figures"),

@@ -19,7 +19,7 @@ from clearwater.evaluation.material import Material
 from clearwater.evaluation.rows import check_alike
 from clearwater.randomness import generator
 
-__all__ = ["Compared", "Measurement", "measured"]
+__all__ = ["Compared", "Measurement", "measured", "refuse_unknown"]
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ def measured(
     Raises:
         InputError: features do not fit one another or are not finite, or a figure of `only` cannot be made.
     """
-    unknown = sorted(set(only or ()) - set(FIGURES))
-    if unknown:
-        raise InputError(f"There is no figure '{unknown[0]}': there are {', '.join(FIGURES)}.")
+    refuse_unknown(only or ())
     check_alike(samples.features, data.features)
     if held_out is not None:
         check_alike(held_out.features, data.features, whose="the held-out images")
@@ -113,6 +111,13 @@ def measured(
         if report is not None:
             report((done + 1) / len(makers))
     return Measurement(tuple(made[name] for name in FIGURES if name in made), left_out)
+
+
+def refuse_unknown(names: Collection[str]) -> None:
+    """Raises InputError if one of these is the name of no figure."""
+    unknown = sorted(set(names) - set(FIGURES))
+    if unknown:
+        raise InputError(f"There is no figure '{unknown[0]}': there are {', '.join(FIGURES)}.")
 
 
 def _floors(maker: Maker, case: Case) -> tuple[dict[str, Figure], dict[str, Figure]]:
