@@ -86,7 +86,7 @@ def test_the_figures_are_those_that_were_kept(saved: Path, page: Callable[..., E
     }  # fmt: skip
     text = section(root).text
     assert "2,000 samples, beside 9,000 images that were trained on, in the features garments-64." in text
-    assert "The floor is what 1,000 real images that were held out have in their place." in text
+    assert "The floor is what real images that were held out have in their place." in text
     assert "Recall: Too few images." in text
     assert not section(root).all("p", "caution")
     (command,) = section(root).all("details", "how")[0].all("pre")
@@ -94,7 +94,7 @@ def test_the_figures_are_those_that_were_kept(saved: Path, page: Callable[..., E
     better = [cell.all("small")[0].text for cell in section(root).all("td", "scale")]
     assert better == ["lower is better", "lower is better", "higher is better"]
     (tile,) = [tile for tile in root.all("dl", "tiles")[0].children if tile.all("dt")[0].text == "Fréchet distance"]
-    assert tile.all("dd")[0].text == "12.35 floor 3.21"
+    assert tile.all("dd")[0].text == "12.35 of 1,000: 12.90, floor 3.21"
 
 
 def test_the_scale_shows_the_figure_its_interval_and_the_floor_in_their_places(

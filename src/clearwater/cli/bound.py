@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clearwater.cli.loading import Keeping, data_to_measure, refuse_changed
+from clearwater.cli.loading import Keeping, data_to_measure
 from clearwater.cli.models import load_network
-from clearwater.cli.options import Data, Device, Levels, Run, Variance, refuse_picture
+from clearwater.cli.options import AsJson, Data, Device, Levels, Run, Variance, refuse_picture
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say, say_skipped
 from clearwater.cli.repeating import keep_with
@@ -46,7 +46,7 @@ def bound(
     seed: Annotated[int, typer.Option(min=0, help="Of the noise and of the levels drawn.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time; does not change the bound.")] = 250,
     plot: Annotated[Path | None, typer.Option(help="A .png of the KL by level.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
     per_image: Annotated[
         bool, typer.Option("--per-image", help="With --json: also the bits/dim of each image.")
     ] = False,
@@ -182,10 +182,8 @@ def _images(folder: RunFolder, data: str, n: int | None, *, quiet: bool) -> Tens
 
     from clearwater.data import pixel_values, unseen_split
 
-    seen = data_to_measure(folder.config().data, data)
+    seen = data_to_measure(folder, data, Keeping())
     images = Keeping().load(seen, unseen_split(seen.source, seen.held_out), quiet=quiet)
-    if seen.source == folder.config().data.source:
-        refuse_changed(folder, Keeping())
     if not quiet:
         say_skipped(images.skipped)
     channels, height, width = images.shape

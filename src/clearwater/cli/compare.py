@@ -11,10 +11,10 @@ import typer
 
 from clearwater.cli.comparing import Meter, Way, compared, evaluations_of
 from clearwater.cli.comparison import as_object, picture, table
-from clearwater.cli.loading import Keeping, data_to_measure, refuse_changed
+from clearwater.cli.loading import Keeping, data_to_measure
 from clearwater.cli.measuring import Real, real_images
 from clearwater.cli.models import image_shape
-from clearwater.cli.options import Device, Seed, refuse_picture
+from clearwater.cli.options import AsJson, Device, Features, HeldOut, Seed, SeenCache, refuse_picture
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say
 from clearwater.cli.repeating import repeating
@@ -39,32 +39,17 @@ def compare(
         str | None,
         typer.Option(help="The images that samples are measured against.", show_default="those of the runs"),
     ] = None,
-    held_out: Annotated[
-        str | None,
-        typer.Option(
-            help="Real images that no run was trained on, for the floor and for bits/dim.",
-            show_default="DATA's own, if some are held out",
-        ),
-    ] = None,
+    held_out: HeldOut = None,
     n: Annotated[int, typer.Option("--n", "-n", min=2, help="Samples of each distance.")] = 2000,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="What sees the images, as of `clearwater measure`.",
-            show_default="garments for grey 28 × 28, else random",
-        ),
-    ] = None,
+    features: Features = None,
     sampler: Annotated[str, typer.Option(help="Of the samples, as of `clearwater sample`.")] = "unipc",
     evaluations: Annotated[
         str, typer.Option(help="Of the network for an image: how many, with commas between.")
     ] = _EVALUATIONS,
     out: Annotated[Path, typer.Option("--out", help="The picture, .png.")] = Path("compare.png"),
     seed: Seed = 0,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Where decoded images and features are kept.", show_default="~/.cache/clearwater"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    cache: SeenCache = None,
+    as_json: AsJson = False,
     device: Device = "auto",
 ) -> None:
     """Compare RUNs: quality by evaluations and by training time, bits/dim, images of the same noise.
@@ -82,12 +67,9 @@ def compare(
     chosen = pick_device(device)
     steps = _steps(sampler, evaluations)
     folders = [RunFolder.open(run) for run in runs]
-    of = _data(folders, data)
+    of = _data(folders, data, Keeping(cache), unseen=held_out)
     _refuse_levels(folders, steps)
     subjects = [subject(name, folder) for name, folder in zip(names_of(runs), folders, strict=True)]
-    for folder in folders:
-        if folder.config().data.source == of.source and of.held_out:
-            refuse_changed(folder, Keeping(cache))
     real = real_images(of, held_out, features=features, device=device, cache=cache, processes=World())
     own = all(folder.config().data.source == of.source for folder in folders)
     _say_what_is_lacking(real, subjects, n, own=own)
@@ -119,11 +101,12 @@ def _refuse_out(out: Path) -> None:
             raise InputError(f"'{out}' is there and is no PNG: give the picture another name with --out.")
 
 
-def _data(folders: Sequence[RunFolder], data: str | None) -> DataConfig:
+def _data(folders: Sequence[RunFolder], data: str | None, keeping: Keeping, *, unseen: str | None) -> DataConfig:
     """The images that all are measured against.
 
     Raises:
-        InputError: the runs make images of several shapes, or it is not clear which images to take.
+        InputError: the runs make images of several shapes, it is not clear which images to take, or these have
+            changed.
     """
     from clearwater.evaluation.extractors import text_of
 
@@ -140,7 +123,9 @@ def _data(folders: Sequence[RunFolder], data: str | None) -> DataConfig:
         (each for each in configs if (each.source, each.held_out or 0) != (own.source, own.held_out or 0)), None
     )
     if other is None:
-        return data_to_measure(configs[0], data)
+        for folder in folders:  # of none may they have changed
+            own = data_to_measure(folder, data, keeping, unseen=unseen)
+        return own
     if data is None:
         raise InputError(
             f"The runs were trained on different images ({_told(own)}; {_told(other)}): say with --data against which "
@@ -203,14 +188,7 @@ def _digests(real: Real) -> dict[str, str | None]:
 
 
 def _say_what_is_lacking(real: Real, subjects: Sequence[Subject], n: int, *, own: bool) -> None:
-    from clearwater.evaluation import images_needed
-
-    needed = images_needed(real.seeing.dimensions)
-    if n < needed:
-        say(
-            f"{n} samples are few for {real.seeing.dimensions} features: below {needed} the Fréchet distance says "
-            f"little; take --n {needed} or more."
-        )
+    real.say_if_few(n)
     if real.held_out is None:
         whose = "training images" if own else "the images that samples are measured against"
         say(f"No images are held out, so there is no floor, and bits/dim is of {whose}: name some by --held-out.")

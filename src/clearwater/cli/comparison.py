@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["as_object", "best", "picture", "table"]
 
-_NAME = 32  # letters of a name that are shown
-
 
 def as_object(found: Sequence[Found], way: Way, of: DataConfig) -> dict[str, Any]:
     """All of it, of what JSON knows."""
@@ -45,8 +43,10 @@ def best(distances: Sequence[Distance]) -> int | None:
 
 def table(found: Sequence[Found], way: Way) -> str:
     """A row a run, in two parts: what it is, and how near its samples are."""
+    from clearwater.pictures import shortened
+
     floor = found[0].by_evaluations[0].compared["floor"]
-    names = [_short(each.subject.name) for each in found]
+    names = [shortened(each.subject.name) for each in found]
     width = max(map(len, [*names, "evaluations"]))
     lines = [*_facts(found, way, names, width), "", *_distances(found, way, names, width, floor), ""]
     kind, count = bound_images(way)
@@ -93,10 +93,6 @@ def _called(way: Way) -> str:
 
 def _caption(way: Way) -> str:
     return f"{_called(way)} of {way.n:,} samples of {way.sampler}, in the features {way.real.seeing.name}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME else f"{name[: _NAME // 2 - 1]}…{name[-_NAME // 2 :]}"
 
 
 def _facts(found: Sequence[Found], way: Way, names: Sequence[str], width: int) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -65,6 +65,13 @@ class _Newest:
     def images(self, split: Split = "train") -> ImageSet:
         """The run's images."""
         return Keeping().load(self.folder.config().data.model_copy(update={"labels": False}), split)
+
+    def found(self, kind: str) -> list[dict[str, Any]]:
+        """What is kept of this model and its own images."""
+        from clearwater.evaluation.results import results
+
+        kept, source = results(self.folder.path, kind), self.folder.config().data.source
+        return [each.found for each in kept if each.step == self.step and each.found.get("data") == source]
 
     def sampled(self) -> float:
         """Seconds that an evaluation of the network takes in sampling, for one image among many."""
@@ -181,15 +188,7 @@ def _pictures(newest: _Newest) -> None:
 
 def _fidelity(newest: _Newest) -> None:
     """The figures of some samples, as `clearwater measure` makes them."""
-    from clearwater.evaluation.results import results
-
-    source = newest.folder.config().data.source
-    if any(
-        result.step == newest.step
-        and result.found.get("data") == source
-        and "frechet_distance" in result.found.get("figures", {})
-        for result in results(newest.folder.path, "fidelity")
-    ):
+    if any("frechet_distance" in found.get("figures", {}) for found in newest.found("fidelity")):
         return
     newest.images()  # without them samples would be made for nothing
     words = ["measure", str(newest.folder.path), "--n", str(_SAMPLES)]
@@ -206,16 +205,8 @@ def _bound(newest: _Newest) -> None:
     import torch
 
     from clearwater.data import unseen_split
-    from clearwater.evaluation.results import results
 
-    source = newest.folder.config().data.source
-    if any(
-        result.step == newest.step
-        and result.found.get("data") == source
-        and "kl" in result.found
-        and result.found.get("weights") == "ema"
-        for result in results(newest.folder.path, "bound")
-    ):
+    if any("kl" in found and found.get("weights") == "ema" for found in newest.found("bound")):
         return
     if newest.device[0].type == "mps":  # which has no float64
         cpu = torch.device("cpu")

@@ -29,8 +29,9 @@ def demo(
 ) -> None:
     """Train on the built-in images of garments, then draw new ones out of noise."""
     from clearwater.assembly import pick_device
+    from clearwater.cli.opening import open_run, read
     from clearwater.cli.show import forward
-    from clearwater.cli.train import open_run, read, run_training
+    from clearwater.cli.train import run_training
     from clearwater.cli.watching import Looks
     from clearwater.denoisers import Clipped
     from clearwater.errors import ClearwaterError

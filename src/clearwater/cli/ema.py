@@ -11,7 +11,7 @@ import typer
 
 from clearwater.cli.loading import Keeping
 from clearwater.cli.models import image_shape
-from clearwater.cli.options import Cache, Device, NoCache, Run, refuse_picture
+from clearwater.cli.options import AsJson, Cache, Device, NoCache, Run, refuse_picture
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import command, live_line, say
 from clearwater.errors import InputError
@@ -66,7 +66,7 @@ def ema(
     ] = None,
     n: Annotated[int, typer.Option("--n", "-n", min=0, help="Samples for the distance of each; 0 for none.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Also draw the comparison, .png.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
     cache: Cache = None,
     no_cache: NoCache = False,
     device: Device = "auto",

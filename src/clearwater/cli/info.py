@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
-import typer
-
-from clearwater.cli.options import Run
+from clearwater.cli.options import AsJson, Run
 from clearwater.cli.progress import duration, say
 
 __all__ = ["info"]
@@ -15,7 +12,7 @@ __all__ = ["info"]
 
 def info(
     run: Run,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show RUN's configuration, parameters, steps, images seen and time."""
     from clearwater.training import RunFolder

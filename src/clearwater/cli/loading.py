@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clearwater.cli.progress import Report, live_line, say
 from clearwater.errors import InputError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clearwater.data.images import Split
     from clearwater.training import RunFolder
 
-__all__ = ["Keeping", "data_to_measure", "load", "refuse_changed"]
+__all__ = ["Keeping", "data_to_measure", "load"]
 
 
 def load(
@@ -48,14 +48,26 @@ def load(
         )
 
 
-def data_to_measure(of_run: DataConfig, given: str | None) -> DataConfig:
-    """The images that a run is measured with: its own, of which some may be held out, or others, at its size."""
+def data_to_measure(run: RunFolder, given: str | None, keeping: Keeping, *, unseen: str | None = None) -> DataConfig:
+    """The images that a run is measured with: its own, of which some may be held out, or others, at its size.
+
+    Args:
+        run: the run.
+        given: what the person named as its data; None for its own.
+        keeping: of decoded images.
+        unseen: images that the person named as those that it has not seen, if any.
+
+    Raises:
+        InputError: the run's own images have changed, and it is not known which of them the model has not seen.
+    """
     from clearwater.data import lasting_name
 
-    of_run = of_run.model_copy(update={"labels": False})
-    if given is None or lasting_name(given) == of_run.source:
-        return of_run
-    return of_run.model_copy(update={"source": given, "held_out": 0})
+    own = run.config().data.model_copy(update={"labels": False})
+    if given is not None and lasting_name(given) != own.source:
+        return own.model_copy(update={"source": given, "held_out": 0})
+    if unseen is None:
+        _refuse_changed(run, keeping)
+    return own
 
 
 @dataclass(frozen=True)
@@ -79,17 +91,8 @@ class Keeping:
             chooses: whether as many are held out as usual where the run does not say it; else none are.
             quiet: whether nothing is told.
         """
-        return load(
-            data.source,
-            size=data.size,
-            channels=data.channels,
-            split=split,
-            held_out=_held_out(data, chooses),
-            labels=data.labels,
-            cache=self.folder,
-            kept=not self.streams,
-            quiet=quiet,
-        )
+        asked = _asked(data, split, chooses=chooses)
+        return load(data.source, **asked, cache=self.folder, kept=not self.streams, quiet=quiet)
 
     def open(
         self, data: DataConfig, split: Split = "train", *, chooses: bool = False, quiet: bool = False
@@ -99,21 +102,17 @@ class Keeping:
 
         if not self.streams:
             return self.load(data, split, chooses=chooses, quiet=quiet)
-        return stream_images(
-            data.source,
-            size=data.size,
-            channels=data.channels,
-            split=split,
-            held_out=_held_out(data, chooses),
-            labels=data.labels,
-        )
+        return stream_images(data.source, **_asked(data, split, chooses=chooses))
 
 
-def _held_out(data: DataConfig, chooses: bool) -> int | None:
-    return None if chooses and data.held_out is None else data.held_out or 0
+def _asked(data: DataConfig, split: Split, *, chooses: bool) -> dict[str, Any]:
+    """What a run asks of its images, as `load_images` and `stream_images` take it."""
+    held_out = None if chooses and data.held_out is None else data.held_out or 0
+    sizes = {"size": data.size, "channels": data.channels}
+    return {**sizes, "split": split, "held_out": held_out, "labels": data.labels}
 
 
-def refuse_changed(folder: RunFolder, keeping: Keeping) -> None:
+def _refuse_changed(folder: RunFolder, keeping: Keeping) -> None:
     """Refuses a run's own images if they have changed: it is then not known which of them the model has not seen.
 
     Raises:
@@ -150,7 +149,7 @@ def _told(*, quiet: bool) -> Iterator[LoadReport]:
 def _report(base: type[LoadReport], line: Report) -> LoadReport:
     class Told(base):  # type: ignore[valid-type, misc]  # its module loads torch, which `--help` does not need
         def building(self, folder: Path, size: int) -> None:
-            say(f"Decoding once into '{folder}', {_megabytes(size)}; --no-cache decodes as it trains instead.")
+            say(f"Decoding once into '{folder}', {_megabytes(size)}; `train --no-cache` decodes as it trains instead.")
 
         def waiting(self, folder: Path) -> None:
             say(f"Another process decodes into '{folder}': waiting for it.")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearwater.cli.loading import Keeping, data_to_measure, load, refuse_changed
+from clearwater.cli.loading import Keeping, data_to_measure, load
 from clearwater.cli.measuring import real_images, see
 from clearwater.cli.models import image_shape
-from clearwater.cli.options import Batch, Device, Seed
+from clearwater.cli.options import AsJson, Batch, Device, Features, HeldOut, Seed, SeenCache
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say
 from clearwater.cli.repeating import keep_with
@@ -56,23 +56,11 @@ def measure(
         str | None,
         typer.Argument(help="The images that the model was trained on.", show_default="those of the run"),
     ] = None,
-    held_out: Annotated[
-        str | None,
-        typer.Option(
-            help="Real images that it was not trained on, for the floor and to find copies.",
-            show_default="DATA's own, if some are held out",
-        ),
-    ] = None,
+    held_out: HeldOut = None,
     n: Annotated[
         int | None, typer.Option("--n", "-n", min=2, help="How many samples.", show_default="10000; all of a folder")
     ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="What sees the images: garments, random, pixels, inception:WEIGHTS, timm:MODEL:WEIGHTS, hf:FOLDER.",
-            show_default="garments for grey 28 × 28, else random",
-        ),
-    ] = None,
+    features: Features = None,
     only: Annotated[
         str | None,
         typer.Option(help="Some figures alone, with commas between, as --json names them.", show_default="all"),
@@ -91,11 +79,8 @@ def measure(
     out: Annotated[
         Path | None, typer.Option(help="Where RUN's samples are kept.", show_default="RUN/measured/STEP")
     ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Where decoded images and features are kept.", show_default="~/.cache/clearwater"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    cache: SeenCache = None,
+    as_json: AsJson = False,
     device: Device = "auto",
 ) -> None:
     """Measure samples against the images of DATA: how near, how varied, whether copied; each figure with its floor.
@@ -106,7 +91,7 @@ def measure(
     from clearwater.config import DataConfig
     from clearwater.data import ImageSet
     from clearwater.data.images import first_size
-    from clearwater.evaluation import extractor, images_needed, measured
+    from clearwater.evaluation import extractor, measured
     from clearwater.evaluation.measurement import refuse_unknown
     from clearwater.training import RunFolder
     from clearwater.world import world
@@ -123,10 +108,8 @@ def measure(
         raise InputError("Samples are measured against images: give those that the model was trained on as DATA.")
     of = DataConfig(source=data or "")
     if run is not None:
-        of = data_to_measure(run.config().data, data)
+        of = data_to_measure(run, data, Keeping(cache), unseen=held_out)
         extractor(features, image_shape(run.path, of))  # refuses what there is not, before samples are made
-        if held_out is None and of.source == run.config().data.source:
-            refuse_changed(run, Keeping(cache))
         out = out or run.path / "measured" / f"{run.model()[1].step:09d}"
         sample(
             run.path,
@@ -152,12 +135,7 @@ def measure(
         seen = see("samples", samples, seeing, cache, processes)
         if not processes.first:
             return
-        needed = images_needed(seeing.dimensions)
-        if len(samples) < needed:
-            say(
-                f"{len(samples)} samples are few for {seeing.dimensions} features: below {needed} the Fréchet distance "
-                f"says little; take --n {needed} or more."
-            )
+        needed = real.say_if_few(len(samples))
         with live_line("measuring") as line:
             found = measured(
                 seen,

@@ -32,6 +32,18 @@ class Real:
     data: Material
     held_out: Material | None
 
+    def say_if_few(self, samples: int) -> int:
+        """Warns of fewer samples than the Fréchet distance takes to say something. Returns how many it takes."""
+        from clearwater.evaluation import images_needed
+
+        needed = images_needed(self.seeing.dimensions)
+        if samples < needed:
+            say(
+                f"{samples} samples are few for {self.seeing.dimensions} features: below {needed} the Fréchet distance "
+                f"says little; take --n {needed} or more."
+            )
+        return needed
+
 
 def real_images(
     of: DataConfig, held_out: str | None, *, features: str | None, device: str, cache: Path | None, processes: World

@@ -13,16 +13,20 @@ from clearwater.errors import InputError
 
 __all__ = [
     "BATCH",
+    "AsJson",
     "Batch",
     "Cache",
     "Count",
     "Data",
     "Device",
+    "Features",
+    "HeldOut",
     "Levels",
     "NoCache",
     "Out",
     "Run",
     "Seed",
+    "SeenCache",
     "Variance",
     "refuse_picture",
 ]
@@ -52,6 +56,27 @@ Cache = Annotated[
     Path | None, typer.Option("--cache", help="Where decoded images are kept.", show_default="~/.cache/clearwater")
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Decode images when they are needed, and keep none.")]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        help="What sees the images: garments, random, pixels, inception:WEIGHTS, timm:MODEL:WEIGHTS, hf:FOLDER.",
+        show_default="garments for grey 28 × 28, else random",
+    ),
+]
+HeldOut = Annotated[
+    str | None,
+    typer.Option(
+        "--held-out",
+        help="Real images that no model was trained on, for the floors and for what takes unseen images.",
+        show_default="DATA's own, if some are held out",
+    ),
+]
+SeenCache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Where decoded images and features are kept.", show_default="~/.cache/clearwater"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Levels = Annotated[
     int | None,
     typer.Option("--levels", min=1, help="Steps of the sampler.", show_default="all levels of the chain"),

@@ -8,10 +8,11 @@ import typer
 
 from clearwater.cli.loading import Keeping
 from clearwater.cli.models import load_network, variance_folder
+from clearwater.cli.opening import open_run, read
 from clearwater.cli.options import Device, Run
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import command, say
-from clearwater.cli.train import open_run, read, run_training
+from clearwater.cli.train import run_training
 from clearwater.cli.watching import Looks
 
 __all__ = ["variance"]

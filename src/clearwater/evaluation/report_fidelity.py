@@ -145,9 +145,13 @@ def headline(folder: Path, source: str, step: int) -> tuple[str, str, str] | Non
     """Of this step, against the run's own images: the name of the Fréchet distance, the value, and its floor."""
     for each in _measured(folder):
         if each.result.step == step and each.is_against(source) and "frechet_distance" in each.figures:
-            figure, floor, _ = each.figures["frechet_distance"]
+            figure, floor, alike = each.figures["frechet_distance"]
             title = title_of("frechet_distance", is_fid=each.is_fid)
-            return title, figure.text, "" if floor is None else f" floor {figure.digits(floor.value)}"
+            if floor is None:
+                return title, figure.text, ""
+            # Beside the floor stands the figure of as many samples: of more it is smaller by that alone.
+            of_as_many = f" of {floor.n:,}: {figure.digits(alike.value)}," if alike is not None else ""
+            return title, figure.text, f"{of_as_many} floor {figure.digits(floor.value)}"
     return None
 
 
@@ -185,7 +189,7 @@ def _shown(measured: _Measured, source: str, step: int | None) -> str:
 
 def _of_what(measured: _Measured, source: str, *, alike: bool) -> str:
     samples, data, held_out = (measured.count(of) for of in ("samples", "data", "held-out"))
-    floor = f" The floor is what {held_out:,} real images that were held out have in their place." if held_out else ""
+    floor = " The floor is what real images that were held out have in their place." if held_out else ""
     if alike:
         floor += " Like for like is the figure of as many samples as the floor is of: hold that beside it."
     made = f", made with {escape(measured.sampling)}" if measured.sampling else ""

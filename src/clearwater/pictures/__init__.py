@@ -1,6 +1,6 @@
 """Pictures: grids, strips, animations and plots, as Pillow images and files."""
 
-from clearwater.pictures.comparison import Curve, Standing, plot_comparison
+from clearwater.pictures.comparison import Curve, Standing, plot_comparison, shortened
 from clearwater.pictures.demonstrations import (
     one_shot_picture,
     plot_gradient_variance,
@@ -32,6 +32,7 @@ __all__ = [
     "png_of",
     "reverse_frames",
     "reverse_strip",
+    "shortened",
     "step_of",
     "to_uint8",
     "write_animation",

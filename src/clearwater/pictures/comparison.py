@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clearwater.pictures.images import grid
 
-__all__ = ["Curve", "Standing", "plot_comparison"]
+__all__ = ["Curve", "Standing", "plot_comparison", "shortened"]
 
 # Told apart by people who see no red or no green (Okabe & Ito 2008), and by the marks where all is grey.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7a5c00", "#4aa3d8", "#333333")
@@ -116,7 +116,7 @@ def _look(i: int) -> tuple[str, str]:
     return _COLOURS[i % len(_COLOURS)], _MARKS[i % len(_MARKS)]
 
 
-def _short(name: str) -> str:
+def shortened(name: str) -> str:
     """The name; of a long one both ends."""
     return name if len(name) <= _NAME else f"{name[: _NAME // 2 - 1]}…{name[-_NAME // 2 :]}"
 
@@ -137,7 +137,7 @@ def _draw_curve(axes: Axes, curve: Curve, i: int, name: str, scale: float = 1.0)
         linewidth=1.8,
         capsize=3,
         elinewidth=1.2,
-        label=_short(name),
+        label=shortened(name),
     )
 
 
@@ -184,7 +184,7 @@ def _draw_bits(axes: Axes, runs: Sequence[Standing], of: str) -> None:
     for place, (i, name, (value, error)) in enumerate(shown):
         colour, mark = _look(i)
         axes.errorbar(
-            [value], [place], xerr=[error], color=colour, marker=mark, markersize=6, capsize=4, label=_short(name)
+            [value], [place], xerr=[error], color=colour, marker=mark, markersize=6, capsize=4, label=shortened(name)
         )
         axes.annotate(
             f"{value:.3f} ± {error:.3f}",
@@ -215,4 +215,4 @@ def _draw_images(place: SubFigure, run: Standing, colour: str) -> None:
     row = np.asarray(grid(run.images, columns=len(run.images)))
     axes.imshow(row, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(_short(run.name), loc="left", fontsize=10, color=colour, pad=2)
+    axes.set_title(shortened(run.name), loc="left", fontsize=10, color=colour, pad=2)
