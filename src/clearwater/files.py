@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["MISSING", "sync", "write_atomically", "write_through"]
+from clearwater.errors import InputError
+
+__all__ = ["MISSING", "alone_in", "sync", "write_atomically", "write_through"]
 
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 """What reading raises of a file that is not there. Any other error of the system says nothing of the file: a disk of
@@ -45,3 +50,33 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def alone_in(folder: Path, refusal: str) -> Iterator[None]:
+    """Keeps other processes that ask for the same out of a folder meanwhile, as far as its disk has locks.
+
+    Args:
+        folder: that is there.
+        refusal: what is said if another process is in it.
+
+    Raises:
+        InputError: one is.
+    """
+    if sys.platform == "win32":  # which has no such locks
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(refusal) from None
+    except OSError:  # a disk without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)  # which lets go of it, as the end of the process does

@@ -19,11 +19,19 @@ from clearwater import Clipped, FixedLarge, NetworkDenoiser, bound, load_denoise
 from clearwater.bound_estimate import estimate_bound
 from clearwater.cli import run
 from clearwater.decoders import DensityDecoder
+from clearwater.evaluation.report_words import beyond_pixels
 from clearwater.evaluation.results import results
+from clearwater.evaluation.unseen import some
 from clearwater.likelihood import prior_term
 from clearwater.ode_likelihood import flow_likelihood
 
-HELD_OUT = load_images("fashion-mini", split="held_out").images.double() / 127.5 - 1
+HELD_OUT = load_images("fashion-mini", split="held_out")
+PIXELS = HELD_OUT.images.double() / 127.5 - 1
+
+
+def chosen(n: int) -> torch.Tensor:
+    """The images that --n takes, in [-1, 1]."""
+    return some(HELD_OUT, n)[0].double() / 127.5 - 1
 
 
 def measured(trained: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
@@ -40,7 +48,7 @@ def denoiser(trained: Path) -> NetworkDenoiser:
 
 def test_the_json_is_the_exact_bound_of_the_library(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = measured(trained, capsys, "--n", "20", "--batch", "7", "--seed", "5")
-    expected = bound(Clipped(denoiser(trained)), HELD_OUT[:20], seed=5, batch=7)
+    expected = bound(Clipped(denoiser(trained)), chosen(20), seed=5, batch=7)
     assert found["total"] == pytest.approx(expected.total, rel=1e-9)
     assert found["prior"] == pytest.approx(float(expected.prior.mean()), rel=1e-9)
     assert found["rate"] == pytest.approx(float(expected.rate.mean()), rel=1e-9)
@@ -63,7 +71,7 @@ def test_what_was_asked_for_is_what_was_evaluated(trained: Path, capsys: pytest.
     options = ["--n", "6", "--levels", "4", "--variance", "fixed_large", "--no-clip", "--decoder", "density"]
     found = measured(trained, capsys, *options, "--weights", "raw")
     raw = load_denoiser(trained, "cpu", variance="fixed_large", weights="raw")
-    expected = bound(raw, HELD_OUT[:6], chain=raw.chain.strided(4), decoder=DensityDecoder(), batch=250)
+    expected = bound(raw, chosen(6), chain=raw.chain.strided(4), decoder=DensityDecoder(), batch=250)
     assert found["total"] == pytest.approx(expected.total, rel=1e-9)
     assert (found["weights"], found["variance"], found["levels"]) == ("raw", "fixed_large", 4)
     assert (found["clipped"], found["decoder_kind"]) == (False, "density")
@@ -81,14 +89,14 @@ def test_each_image_has_its_own_figure_if_asked(
 
 def test_a_budget_gives_the_librarys_estimate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = measured(trained, capsys, "--n", "8", "--budget", "60")
-    expected = estimate_bound(Clipped(denoiser(trained)), HELD_OUT[:8], 60, batch=250)
+    expected = estimate_bound(Clipped(denoiser(trained)), chosen(8), 60, batch=250)
     assert (found["total"], found["stderr"]) == pytest.approx((expected.total, expected.stderr), rel=1e-9)
     assert found["evaluations"] == expected.evaluations <= 60
 
 
 def test_the_ode_gives_the_librarys_likelihood(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = measured(trained, capsys, "--n", "3", "--ode", "--tolerance", "1e-3", "--seed", "2")
-    expected = flow_likelihood(Clipped(denoiser(trained)), HELD_OUT[:3], tolerance=1e-3, seed=2, batch=50)
+    expected = flow_likelihood(Clipped(denoiser(trained)), chosen(3), tolerance=1e-3, seed=2, batch=50)
     assert found["total"] == pytest.approx(expected.total, rel=1e-6)
     assert found["stderr_population"] == pytest.approx(expected.stderr_of_population, rel=1e-5)
     assert found["evaluations"] == expected.evaluations
@@ -99,7 +107,7 @@ def test_the_prior_term_of_the_built_in_images_is_the_hand_formula(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chain = denoiser(trained).chain
-    alpha_bar, square = float(chain.alpha_bar[-1]), float(HELD_OUT.square().mean())
+    alpha_bar, square = float(chain.alpha_bar[-1]), float(PIXELS.square().mean())
     by_hand = 0.5 * (alpha_bar * square - alpha_bar - math.log1p(-alpha_bar)) / math.log(2)
     found = measured(trained, capsys, "--levels", "2")
     assert found["prior"] == pytest.approx(by_hand, rel=1e-9)
@@ -110,9 +118,9 @@ def test_the_prior_term_of_the_linear_chain_on_the_built_in_images() -> None:
     """MATH's anchor for ½(ᾱ E[x²] - ᾱ - log(1 - ᾱ)), with the images' own E[x²] in place of 0.25."""
     from clearwater.chains import linear
 
-    alpha_bar, square = 4.035829765e-5, float(HELD_OUT.square().mean())
+    alpha_bar, square = 4.035829765e-5, float(PIXELS.square().mean())
     by_hand = 0.5 * (alpha_bar * square - alpha_bar - math.log1p(-alpha_bar)) / math.log(2)
-    found = float(prior_term(HELD_OUT, linear()).mean()) / (784 * math.log(2))
+    found = float(prior_term(PIXELS, linear()).mean()) / (784 * math.log(2))
     assert found == pytest.approx(by_hand, rel=1e-7)
     assert 5e-6 < found < 5e-5  # the paper's "about 1e-5 bits per dimension"
 
@@ -139,7 +147,7 @@ def test_the_plot_is_a_picture(trained: Path, tmp_path: Path) -> None:
 def test_images_of_a_folder_are_measured_as_the_run_sees_them(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for i, image in enumerate(load_images("fashion-mini", split="held_out").images[:3, 0]):
+    for i, image in enumerate(some(HELD_OUT, 3)[0][:, 0]):
         Image.fromarray(image.numpy()).save(tmp_path / f"{i}.png")
     capsys.readouterr()
     assert run(["bound", str(trained), str(tmp_path), "--device", "cpu", "--json"]) == 0
@@ -227,3 +235,16 @@ def _two_others(folder: Path) -> Path:
     for i in range(2):
         Image.fromarray(np.full((28, 28), 90 * i, np.uint8)).save(images / f"{i}.png")
     return images
+
+
+def test_a_bound_above_that_of_the_pixels_is_not_taken_for_one(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    assert run(["bound", str(trained), str(tmp_path), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "A bound above 8 bits/dim is more than the pixels take" in said
+    assert "--variance optimal gives the lowest" in said
+    assert beyond_pixels(8.0, optimal=False) is None
+    assert "--variance" not in (beyond_pixels(8.1, optimal=True) or "--variance")

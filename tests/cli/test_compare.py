@@ -15,15 +15,14 @@ from PIL import Image
 
 from clearwater import Clipped, UniPC, load_denoiser, sample
 from clearwater.cli import run
-from clearwater.cli.comparing import Distance
 from clearwater.cli.comparison import best
+from clearwater.cli.findings import Distance
 from clearwater.cli.making import Making
 from clearwater.cli.subjects import names_of
 from clearwater.config import Config
 from clearwater.data import default_cache, load_images
 from clearwater.evaluation import Moments, extractor, features_of, frechet_distance
 from clearwater.evaluation.results import results
-from clearwater.evaluation.unseen import cheap_bound, some
 from clearwater.pictures import to_uint8
 from clearwater.training import RunFolder
 
@@ -100,11 +99,14 @@ def test_runs_stand_side_by_side_with_the_figures_of_measure_and_the_bound(
             assert each["floor"] == told["floor"]
             assert (each["n"], each["of"], each["floor"]["n"]) == (_N, 9000, _N)
         assert found["by_time"][-1] == found["by_evaluations"][-1]
-    seen, unseen = load_images("fashion-mini"), load_images("fashion-mini", split="held_out")
-    bound = cheap_bound(load_denoiser(two[0], "cpu"), some(seen, 1024)[0], some(unseen, 256)[0])
-    assert plain["bits_per_dim"] == {"value": pytest.approx(bound.bits, rel=1e-6), "error": bound.error}
+    capsys.readouterr()
+    options = ["--variance", "optimal", "--n", "1000", "--budget", "40000", "--json", "--device", "cpu"]
+    assert run(["bound", str(two[0]), "fashion-mini", *options]) == 0
+    bound = json.loads(capsys.readouterr().out)
+    errors = {"error": pytest.approx(bound["stderr"]), "population": pytest.approx(bound["stderr_population"])}
+    assert plain["bits_per_dim"] == {"value": pytest.approx(bound["total"], rel=1e-9), **errors}
     assert kept["bits_per_dim"]["value"] != plain["bits_per_dim"]["value"]
-    assert told["bits_per_dim_of"] == {"images": 256, "of": "held-out"}
+    assert told["bits_per_dim_of"] == {"images": 1000, "of": "held-out"}
     capsys.readouterr()
     arguments = ["--n", str(_N), "--steps", "3", "--sampler", "unipc", "--seed", "5", "--only", "frechet_distance"]
     assert run(["measure", str(two[1]), *arguments, "--json", "--device", "cpu"]) == 0

@@ -116,7 +116,7 @@ def test_images_that_have_changed_since_are_not_taken_for_unseen_ones(
     for out, options in (("kept", ()), ("streamed", ("--no-cache",))):
         assert train(out, *options, data=str(folder)) == 0
     of_figures = ["-n", "20", "--features", "pixels", "--only", "precision"]
-    commands = [
+    commands: list[list[str]] = [
         [*words, *rest]
         for out in ("kept", "streamed")
         for words, rest in (
@@ -132,3 +132,6 @@ def test_images_that_have_changed_since_are_not_taken_for_unseen_ones(
         assert run(command) == 2
         assert "are not those that the run was trained on, so it is not known which" in capsys.readouterr().err
     assert run([*commands[0], "--held-out", str(many)]) == 0
+    capsys.readouterr()
+    assert run(["ema", str(tmp_path / "kept")]) == 2
+    assert "are not those that the run was trained on" in capsys.readouterr().err

@@ -145,3 +145,34 @@ def test_what_cannot_be_is_refused_before_an_earlier_sample_is_replaced(
         assert sorted((of_run / "measured").rglob("*.png")) == before
     assert run(["measure", str(tmp_path / "nosuch")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_fewer_samples_of_the_same_are_the_first_of_those_that_are_there(
+    trained: Path, tmp_path: Path, measure: Measure
+) -> None:
+    of_run = shutil.copytree(trained, tmp_path / "run")
+    options = ("--steps", 2, "--only", "sliced_wasserstein")
+    measure(of_run, "--n", 80, *options)
+    (samples,) = (path for path in (of_run / "measured").iterdir() if path.is_dir())
+    written = {path.name: path.stat().st_mtime_ns for path in samples.iterdir()}
+    fewer = measure(of_run, "--n", 70, *options)
+    assert {path.name: path.stat().st_mtime_ns for path in samples.iterdir()} == written
+    assert fewer["images"]["samples"] == 70
+    of_folder = measure(samples, "fashion-mini", "--n", 70, "--only", "sliced_wasserstein")
+    assert of_folder["figures"] == fewer["figures"]
+    measure(of_run, "--n", 70, *options, "--seed", 1)  # other images: these are made
+    assert len(list(samples.glob("0*.png"))) == 70
+
+
+def test_few_images_are_told_only_of_figures_that_need_many(tmp_path: Path, measure: Measure, capsys: Said) -> None:
+    images = load_images("fashion-mini").images
+    samples, held_out = _folder(tmp_path / "samples", images[:20]), _folder(tmp_path / "unseen", images[20:35])
+    arguments = (samples, "fashion-mini", "--held-out", held_out, "--n", 30)
+    command = ["measure", *map(str, arguments), "--cache", str(tmp_path / "cache"), "--device", "cpu", "--only"]
+    assert run([*command, "frechet_distance"]) == 0
+    said = capsys.readouterr().err
+    assert "20 samples are few for 64 features" in said
+    assert "15 held-out images are few for 64 features" in said
+    assert f"'{samples}' holds 20 images: all are taken, and not 30." in said
+    assert run([*command, "sliced_wasserstein"]) == 0
+    assert "few for" not in capsys.readouterr().err

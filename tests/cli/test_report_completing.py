@@ -119,10 +119,35 @@ def _cells(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return small.reshape(-1, 10, 11, 10)[:, :8, :, :8].swapaxes(1, 2)
 
 
-def test_what_is_there_is_not_made_again(home: Path, capsys: Said) -> None:
+def test_what_is_there_is_not_made_again(home: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completing, "_SAMPLES", 40)
     capsys.readouterr()
     assert run(["report", str(home / "run")]) == 0
     assert capsys.readouterr().err == f"Wrote '{home / 'run' / 'report.html'}': open it in a browser.\n"
+
+
+def test_a_person_s_figures_of_fewer_images_are_not_taken_for_the_page_s(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(home / "run", tmp_path / "run")
+    shutil.rmtree(folder / "measured")
+    assert run(["measure", str(folder), "--n", "30", "--device", "cpu"]) == 0
+    assert run(["bound", str(folder), str(home / "images"), "--n", "3", "--device", "cpu"]) == 0
+    monkeypatch.setattr(completing, "_SAMPLES", 40)
+    assert run(["report", str(folder), "--device", "cpu"]) == 0
+    assert {each.found["images"]["samples"] for each in results(folder, "fidelity")} == {30, 40}
+    assert {each.found["images"] for each in results(folder, "bound")} == {3, 12}
+    assert "40 samples" in _page(folder).text
+
+
+def test_what_is_decoded_is_kept_where_the_person_says(bare: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "kept"
+    assert run(["report", str(bare), "--cache", str(cache), "--device", "cpu"]) == 0
+    assert (cache / "features").is_dir()
+    assert all(
+        command[command.index("--cache") + 1] == str(cache)
+        for command in (each.command for kind in ("fidelity", "bound") for each in results(bare, kind))
+    )
 
 
 def test_quick_makes_nothing(bare: Path) -> None:
@@ -147,7 +172,7 @@ def test_without_the_data_the_page_has_what_does_without(bare: Path, capsys: Sai
 
 
 def test_an_interruption_goes_on_to_the_page(bare: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(writing_module, "_make", interrupted)  # while the samples are made
@@ -156,10 +181,11 @@ def test_an_interruption_goes_on_to_the_page(bare: Path, capsys: Said, monkeypat
     assert "Into noise and out of it" in _page(bare).text
     assert not results(bare, "bound")
 
-    monkeypatch.setattr(completing, "_pictures", interrupted)
-    (bare / "report.html").unlink()
-    assert run(["report", str(bare), "--device", "cpu"]) == 130
-    assert (bare / "report.html").is_file()
+    for early in ("_pictures", "load_network"):
+        monkeypatch.setattr(completing, early, interrupted)
+        (bare / "report.html").unlink()
+        assert run(["report", str(bare), "--device", "cpu"]) == 130
+        assert (bare / "report.html").is_file()
 
 
 def test_what_takes_too_long_is_left_to_the_person(bare: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:

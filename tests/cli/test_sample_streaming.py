@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clearwater.cli import run, writing
 from clearwater.cli.making import Making
-from clearwater.files import write_atomically
+from clearwater.files import alone_in, write_atomically
 
 Said = pytest.CaptureFixture[str]
 Files = dict[str, bytes]
@@ -315,6 +315,7 @@ def test_files_hold_the_images_that_are_made_each_under_its_number(
 _WATCHED = """
 import pathlib, sys
 from clearwater.cli import run
+from clearwater.files import alone_in
 for n in sys.argv[1:3]:
     assert run([*sys.argv[3:], "--n", n]) == 0
     status = pathlib.Path("/proc/self/status").read_text()
@@ -335,3 +336,12 @@ def test_memory_does_not_grow_with_the_number_of_images(trained: Path, tmp_path:
     done = subprocess.run(watched, stdout=subprocess.PIPE, env=os.environ, text=True, timeout=120, check=True)
     few, many = (int(kibibytes) / 1024 for kibibytes in done.stdout.split())
     assert many - few < 5
+
+
+def test_two_commands_do_not_write_one_sample(trained: Path, tmp_path: Path, capsys: Said) -> None:
+    out = tmp_path / "samples"
+    out.mkdir()
+    with alone_in(out, "told to nobody"):
+        assert run(["sample", str(trained), "--out", str(out), "--n", "2", "--steps", "2", "--device", "cpu"]) == 2
+    assert f"Another command writes into '{out}'" in capsys.readouterr().err
+    assert not any(out.iterdir())

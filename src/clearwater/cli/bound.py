@@ -10,7 +10,7 @@ import typer
 
 from clearwater.cli.loading import Keeping, data_to_measure
 from clearwater.cli.models import load_network
-from clearwater.cli.options import AsJson, Data, Device, Levels, Run, Variance, refuse_picture
+from clearwater.cli.options import AsJson, Cache, Data, Device, Levels, Run, Variance, refuse_picture
 from clearwater.cli.process import keep_freed_memory
 from clearwater.cli.progress import live_line, say, say_skipped
 from clearwater.cli.repeating import keep_with
@@ -37,7 +37,9 @@ def bound(
         int | None,
         typer.Option(min=1, help="Estimate from about this many network evaluations.", show_default="all levels"),
     ] = None,
-    n: Annotated[int | None, typer.Option("--n", "-n", min=2, help="How many images.", show_default="all")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", min=2, help="How many images, of all kinds.", show_default="all")
+    ] = None,
     decoder: Annotated[
         Literal["discretized", "density"], typer.Option(help="Of the last step: mass of the bin, or density.")
     ] = "discretized",
@@ -60,6 +62,7 @@ def bound(
     tolerance: Annotated[
         float | None, typer.Option(min=1e-8, max=0.1, help="Of --ode, the solver's.", show_default="1e-5")
     ] = None,
+    cache: Cache = None,
     device: Device = "auto",
 ) -> None:
     """The bound on -log p of DATA's images (of those held out, if any are) under RUN, in bits per dimension.
@@ -71,6 +74,7 @@ def bound(
     from clearwater.data import lasting_name
     from clearwater.decoders import DensityDecoder, DiscretizedDecoder
     from clearwater.denoisers import Clipped, Denoiser
+    from clearwater.evaluation.report_words import beyond_pixels
     from clearwater.likelihood import bound as exact_bound
     from clearwater.ode_likelihood import flow_likelihood
     from clearwater.pictures import plot_bound, write_picture
@@ -98,7 +102,7 @@ def bound(
         # The bound is a figure to be compared, so the network runs in the precision of its weights.
         with processes.after_the_first():  # who measures what is kept with the run
             network = load_network(folder, chosen, variance=variance, clip=clip, weights=weights, exact=True)
-            x_0 = _images(folder, data, n, quiet=not processes.first).to(chosen)
+            x_0 = _images(folder, data, n, cache, quiet=not processes.first).to(chosen)
         denoiser: Denoiser = Clipped(network) if clip else network
         for warning in folder.warnings if processes.first else ():
             say(warning)
@@ -163,6 +167,9 @@ def bound(
             print(json.dumps({**told, **({"per_image": result.per_image.tolist()} if per_image else {})}))
         else:
             _print_table(result, chain, evaluated)
+            beyond = beyond_pixels(result.total, optimal=evaluated["variance"] == "optimal")
+            if beyond is not None:
+                print(beyond)
         if plot is not None:
             write_picture(plot, plot_bound(result, chain))
         keep_with(folder, "bound", context, told)
@@ -176,18 +183,20 @@ def _split(folder: RunFolder, data: str) -> str:
     return unseen_split(own.source, own.held_out) if lasting_name(data) == own.source else "other"
 
 
-def _images(folder: RunFolder, data: str, n: int | None, *, quiet: bool) -> Tensor:
+def _images(folder: RunFolder, data: str, n: int | None, cache: Path | None, *, quiet: bool) -> Tensor:
     """The images that are measured, as the run sees them, in float64: shape (N, C, H, W)."""
     import torch
 
     from clearwater.data import pixel_values, unseen_split
+    from clearwater.evaluation.unseen import some
 
-    seen = data_to_measure(folder, data, Keeping())
-    images = Keeping().load(seen, unseen_split(seen.source, seen.held_out), quiet=quiet)
+    keeping = Keeping(cache)
+    seen = data_to_measure(folder, data, keeping)
+    images = keeping.load(seen, unseen_split(seen.source, seen.held_out), quiet=quiet)
     if not quiet:
         say_skipped(images.skipped)
     channels, height, width = images.shape
-    x_0 = images.take(torch.arange(len(images))[:n])
+    x_0 = some(images, n or len(images))[0]
     say(f"{len(x_0):,} images, as the run sees them: {height} × {width}, {'grey' if channels == 1 else 'RGB'}.")
     if len(x_0) < 2:
         raise InputError(f"'{data}' has one image, and a bound with its standard error takes at least two.")
@@ -234,7 +243,7 @@ def _print_table(result: Bound, chain: Chain, evaluated: dict[str, Any]) -> None
         ("total", "total"),
     ):
         print(f"{label:45} {terms[name]:12.6f} bits/dim")
-    # The exact bound's error for these images is only known from above.
+    # Of one noise a level the error for these images is only known from above.
     limit = "at most " if result.evaluations == chain.T * len(result.prior) else ""
     print(
         f"± {limit}{result.stderr:.4f} for these images, ± {result.stderr_of_population:.4f} for all images like them; "

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearwater.cli.comparing import Meter, Way, compared, evaluations_of
+from clearwater.cli.comparing import Meter, compared, evaluations_of
 from clearwater.cli.comparison import as_object, picture, table
+from clearwater.cli.findings import Way
 from clearwater.cli.loading import Keeping, data_to_measure
 from clearwater.cli.measuring import Real, real_images
 from clearwater.cli.models import image_shape

@@ -1,125 +1,34 @@
-"""What `clearwater compare` finds of a run. Each figure is kept with the run as soon as it is found."""
+"""How `clearwater compare` finds what it says of a run. Each figure is kept with the run as soon as it is found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from clearwater.cli.findings import Bits, Distance, Found, Way
 from clearwater.cli.making import Making, sampling_chain
-from clearwater.cli.measuring import Real
-from clearwater.cli.models import image_shape, load_network
+from clearwater.cli.models import image_shape, load_network, optimal_variance
 from clearwater.cli.options import BATCH
 from clearwater.cli.progress import Report, say
+from clearwater.cli.repeating import if_it_can_be_kept
 from clearwater.cli.subjects import Moment, Subject
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from clearwater.denoisers import NetworkDenoiser
     from clearwater.evaluation import Material
-    from clearwater.evaluation.unseen import CheapBound
 
-__all__ = ["Distance", "Found", "Meter", "Way", "bound_images", "compared", "evaluations_of"]
+__all__ = ["Meter", "bound_images", "compared", "evaluations_of"]
 
 _KIND = "comparison"
 _SHOWN = 12  # images in a row of the picture
-_BOUND_IMAGES, _SEEN = 256, 1024  # of the bound, and of the variance that is fitted for it
-_BOUND_EVALUATIONS = 1000 + 40 * _BOUND_IMAGES
-
-
-@dataclass(frozen=True)
-class Way:
-    """How every run is measured, the same for all.
-
-    Attributes:
-        n: samples of each distance.
-        seed: of their noise, and of what is drawn of the real images.
-        sampler: its name.
-        steps: that it takes for each number of evaluations, rising.
-        middle: evaluations for distances on the way and for the images that are shown.
-        real: what samples are compared with, and what sees them.
-        own: whether all runs were trained on these images.
-        digests: of these images.
-        device: where to compute.
-        command: what finds all of it again, the words after `clearwater`.
-    """
-
-    n: int
-    seed: int
-    sampler: str
-    steps: Mapping[int, int]
-    middle: int
-    real: Real
-    own: bool
-    digests: Mapping[str, str | None]
-    device: torch.device
-    command: Sequence[str]
-
-    def key(self, weights: str, evaluations: int) -> dict[str, object]:
-        """By what samples are known again: of equal keys they are equal, as far as a device repeats itself."""
-        from clearwater import __version__
-
-        return {
-            "weights": weights,
-            "seed": self.seed,
-            "sampler": self.sampler,
-            "steps": self.steps[evaluations],
-            "device": self.device.type,
-            "version": __version__,
-        }
-
-
-@dataclass(frozen=True)
-class Distance:
-    """A Fréchet distance of a run.
-
-    Attributes:
-        evaluations: of the network, for an image.
-        steps: of the sampler.
-        at: the step of training.
-        seconds: of training.
-        compared: the figure with its floor, as `Compared.as_dict` has it.
-    """
-
-    evaluations: int
-    steps: int
-    at: int
-    seconds: float
-    compared: dict[str, Any]
-
-    @property
-    def value(self) -> float:
-        """The distance."""
-        return float(self.compared["value"])
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Of 95%, from and to."""
-        low, high = self.compared["interval"]
-        return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was found of a run.
-
-    Attributes:
-        subject: the run.
-        by_evaluations: at its end, for each number of evaluations.
-        by_time: at each moment and at its end, for as many evaluations as the images have.
-        bits: the bound; None where it cannot be made.
-        images: samples, uint8, shape (M, C, H, W).
-    """
-
-    subject: Subject
-    by_evaluations: Sequence[Distance]
-    by_time: Sequence[Distance]
-    bits: CheapBound | None
-    images: Tensor
+_BOUND_IMAGES, _BOUND_EVALUATIONS = 1000, 40  # of the bound: images, and evaluations for each
+_FIT_EVALUATIONS = 128 * 250  # of its variance
+_BOUND_MADE = "1"  # the way of it: another one does not take this one's figures for its own
 
 
 class Meter:
@@ -154,7 +63,8 @@ def bound_images(way: Way) -> tuple[str, int]:
 def evaluations_of(of: Subject, way: Way) -> int:
     """How many evaluations of the network all of it takes, one for one image."""
     samples = sum(way.steps) + way.middle * len(of.moments)
-    return way.n * samples + _SHOWN * way.middle + _BOUND_EVALUATIONS
+    bound = _FIT_EVALUATIONS + _BOUND_EVALUATIONS * bound_images(way)[1]
+    return way.n * samples + _SHOWN * way.middle + bound
 
 
 def compared(of: Subject, way: Way, meter: Meter) -> Found:
@@ -170,7 +80,7 @@ def compared(of: Subject, way: Way, meter: Meter) -> Found:
     on_the_way = [_at_moment(of, way, moment, meter) for moment in of.moments]
     at_end = next(each for each in by_evaluations if each.evaluations == way.middle)
     by_time = [*(each for each in on_the_way if each is not None), at_end]
-    return Found(of, by_evaluations, by_time, _bound(of, way, network, meter), images)
+    return Found(of, by_evaluations, by_time, _bound(of, way, meter), images)
 
 
 def _of_bound(way: Way) -> Material:
@@ -233,33 +143,39 @@ def _distance(
     return Distance(evaluations, way.steps[evaluations], moment.step, moment.seconds, figure)
 
 
-def _bound(of: Subject, way: Way, network: Callable[[], NetworkDenoiser], meter: Meter) -> CheapBound | None:
+def _bound(of: Subject, way: Way, meter: Meter) -> Bits | None:
+    """The bound as `clearwater bound RUN DATA --variance optimal --n … --budget …` estimates it, of the same images."""
     import torch
 
-    from clearwater.data import ImageSet
+    from clearwater.bound_estimate import estimate_bound
+    from clearwater.data import ImageSet, pixel_values
+    from clearwater.denoisers import Clipped
     from clearwater.evaluation.extractors import key_of
-    from clearwater.evaluation.unseen import CheapBound, cheap_bound, some
+    from clearwater.evaluation.unseen import some
 
-    data, others = way.real.data.images, _of_bound(way).images
-    assert isinstance(data, ImageSet)
+    others = _of_bound(way).images
     assert isinstance(others, ImageSet)
-    seen, images = some(data, _SEEN)[0], some(others, _BOUND_IMAGES)[0]
-    key = {"figure": "bound", "weights": of.weights, "images": key_of("bound", {"seen": seen, "images": images})}
-    report = meter.part(_BOUND_EVALUATIONS, f"{of.name}, bits/dim of {len(images)} images")
+    images = some(others, bound_images(way)[1])[0]
+    digest = key_of("bound", {"images": images})
+    key = {"figure": "bound", "weights": of.weights, "images": digest, "made": _BOUND_MADE}
+    name = f"{of.name}, bits/dim of {len(images)} images"
+    fit = meter.part(_FIT_EVALUATIONS, f"{of.name}, the optimal variance")
+    report = meter.part(_BOUND_EVALUATIONS * len(images), name)
 
     def find() -> dict[str, Any]:
-        model = network()
-        if way.device.type == "mps":  # which lacks float64
-            model = load_network(of.folder, torch.device("cpu"), variance=None, clip=True)
-        found = cheap_bound(model, seen, images, report=report)
-        return {"bits": found.bits, "error": found.error, "images": len(images)}
+        device = torch.device("cpu") if way.device.type == "mps" else way.device  # Apple's GPUs lack float64
+        model = load_network(of.folder, device, variance=None, clip=True, exact=True)
+        variance = optimal_variance(of.folder, model, clip=True, report=lambda fraction, text: fit(fraction))
+        measured = Clipped(replace(model, variance=variance))
+        x_0 = pixel_values(images, torch.float64).to(device)
+        found = estimate_bound(measured, x_0, _BOUND_EVALUATIONS * len(x_0), progress=report)
+        return asdict(Bits(found.total, found.stderr, found.stderr_of_population))
 
     try:
-        kept = _kept_or_found(of, way, key, of.place.step, find)
+        return Bits(**_kept_or_found(of, way, key, of.place.step, find))
     except InputError as reason:
         say(f"Left out, bits/dim of {of.name}: {reason}")
         return None
-    return CheapBound(kept["bits"], kept["error"])
 
 
 def _shown(of: Subject, way: Way, network: Callable[[], NetworkDenoiser], meter: Meter) -> Tensor:
@@ -270,7 +186,8 @@ def _shown(of: Subject, way: Way, network: Callable[[], NetworkDenoiser], meter:
     if kept is not None:
         return kept["images"]
     images = _samples(of, way, network(), way.middle, _SHOWN, report)
-    of.folder.keep(f"{_KIND}-images", {"images": images}, key)
+    with if_it_can_be_kept(of.folder):
+        of.folder.keep(f"{_KIND}-images", {"images": images}, key)
     return images
 
 
@@ -308,5 +225,6 @@ def _kept_or_found(
             kept: dict[str, Any] = result.found["figure"]
             return kept
     figure = find()
-    keep(of.folder.path, Result(_KIND, step, tuple(way.command), {"key": key, "figure": figure}), of=key_of(key))
+    with if_it_can_be_kept(of.folder):
+        keep(of.folder.path, Result(_KIND, step, tuple(way.command), {"key": key, "figure": figure}), of=key_of(key))
     return figure

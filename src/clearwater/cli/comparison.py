@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from clearwater.cli.comparing import Distance, Found, Way, bound_images
+from clearwater.cli.comparing import bound_images
+from clearwater.cli.findings import Distance, Found, Way
 from clearwater.cli.progress import duration
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def best(distances: Sequence[Distance]) -> int | None:
 
 def table(found: Sequence[Found], way: Way) -> str:
     """A row a run, in two parts: what it is, and how near its samples are."""
+    from clearwater.evaluation.report_words import beyond_pixels
     from clearwater.pictures import shortened
 
     floor = found[0].by_evaluations[0].compared["floor"]
@@ -52,8 +55,11 @@ def table(found: Sequence[Found], way: Way) -> str:
     kind, count = bound_images(way)
     if any(each.bits for each in found):
         lines.append(
-            f"bits/dim: the bound with the optimal variance of {count:,} {kind} images, ± the standard error for these."
+            f"bits/dim: the bound with the optimal variance of {count:,} {kind} images, ± the standard error for these "
+            "(for all images like them)."
         )
+        worst = max(each.bits.value for each in found if each.bits)
+        lines += filter(None, [beyond_pixels(worst, optimal=True)])
     lines.append(f"Distances: with intervals of 95%{'; * lies below those of all others' if len(found) > 1 else ''}.")
     if floor is not None:
         few = floor["n"] < way.n
@@ -73,14 +79,14 @@ def picture(found: Sequence[Found], way: Way) -> Figure:
                 each.subject.name,
                 _curve([float(one.evaluations) for one in each.by_evaluations], each.by_evaluations),
                 _curve([one.seconds for one in each.by_time], each.by_time),
-                None if each.bits is None else (each.bits.bits, each.bits.error),
+                None if each.bits is None else (each.bits.value, each.bits.error),
                 each.images,
             )
             for each in found
         ],
         distance=_called(way),
         caption=f"{_caption(way)}; bars: 95%",
-        floor=None if floor is None else floor["value"],
+        floor=None if floor is None else (floor["value"], tuple(floor["interval"])),
         floor_of="" if floor is None else f"floor: {floor['n']:,} real images",
         bits_of=f"{bound_images(way)[0]} images",
         evaluations_on_the_way=way.middle,
@@ -108,7 +114,10 @@ def _facts(found: Sequence[Found], way: Way, names: Sequence[str], width: int) -
             f"{name:{width}}  {f'{each.subject.parameters / 1e6:.2f} M':>10}  {place.step:>9,}  "
             f"{duration(place.seconds):>13}  {place.images:>11,}  {rate:>8}"
         )
-        lines.append(line + (f"  {each.bits.bits:.4f} ± {each.bits.error:.4f}" if each.bits else ""))
+        lines.append(
+            line
+            + (f"  {each.bits.value:.4f} ± {each.bits.error:.4f} ({each.bits.population:.4f})" if each.bits else "")
+        )
     return lines
 
 
@@ -161,7 +170,7 @@ def _run(found: Found) -> dict[str, Any]:
         "by_evaluations": [_distance(each) for each in found.by_evaluations],
         "by_time": [_distance(each) for each in found.by_time],
         "length_on_the_way": of.length if of.moments else None,
-        "bits_per_dim": None if found.bits is None else {"value": found.bits.bits, "error": found.bits.error},
+        "bits_per_dim": None if found.bits is None else asdict(found.bits),
     }
 
 

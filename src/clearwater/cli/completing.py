@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["complete"]
 
 _SAMPLES = 2000  # of the figures
-_IMAGES, _FEWER = 1000, 256  # of the bound: as many as are usually held out, or, where that takes too long, the first
+_IMAGES, _FEWER = 1000, 256  # of the bound: as many as are usually held out, or, where that takes too long, some
 _FEWEST, _EACH, _EACH_AT_MOST = 5, 20, 100  # evaluations of the bound, an image
 _FITTED, _DECODED = 128 * 250, 64 * 64 * 37  # evaluations that the optimal variance takes: of the network, the decoder
 _AT_ONCE = 16  # images, to see how long they take
@@ -49,6 +50,7 @@ class _Newest:
         shape: (C, H, W) of an image.
         step: of training.
         device: where it is, and how the person calls it.
+        keeping: of decoded images.
     """
 
     folder: RunFolder
@@ -56,15 +58,17 @@ class _Newest:
     shape: tuple[int, int, int]
     step: int
     device: tuple[torch.device, str]
+    keeping: Keeping
 
     @property
     def on(self) -> list[str]:
-        """The device as options of a command."""
-        return [] if self.device[1] == "auto" else ["--device", self.device[1]]
+        """The device and the cache as options of a command."""
+        cache = [] if self.keeping.folder is None else ["--cache", str(self.keeping.folder)]
+        return [*([] if self.device[1] == "auto" else ["--device", self.device[1]]), *cache]
 
     def images(self, split: Split = "train") -> ImageSet:
         """The run's images."""
-        return Keeping().load(self.folder.config().data.model_copy(update={"labels": False}), split)
+        return self.keeping.load(self.folder.config().data.model_copy(update={"labels": False}), split)
 
     def found(self, kind: str) -> list[dict[str, Any]]:
         """What is kept of this model and its own images."""
@@ -77,6 +81,14 @@ class _Newest:
         """Seconds that an evaluation of the network takes in sampling, for one image among many."""
         x = self._blank(BATCH)
         return _seconds(lambda: self.network(x, self.network.chain.levels[-1]).x_0.sum()) / BATCH
+
+    def seen(self) -> float:
+        """Seconds that it takes to see an image, among many."""
+        from clearwater.evaluation import extractor
+
+        see = extractor(None, self.shape, self.device[0])
+        blank = self._blank(BATCH).byte()
+        return _seconds(lambda: see(blank).features.sum()) / BATCH
 
     def term(self) -> float:
         """Seconds that a term of the bound takes, for one image among some."""
@@ -121,13 +133,23 @@ def _seconds(make: Callable[[], torch.Tensor]) -> float:
     return (time.monotonic() - began) / 2
 
 
-def complete(folder: RunFolder, device: str) -> bool:
+def complete(folder: RunFolder, device: str, cache: Path | None) -> bool:
     """Makes what the page lacks, as far as it can be made. Returns whether nobody interrupted.
 
     Args:
         folder: the run.
         device: where to compute, as on the command line.
+        cache: where decoded images and features are kept; None for the usual place.
     """
+    try:
+        _complete(folder, device, Keeping(cache))
+    except (KeyboardInterrupt, typer.Abort):
+        say("Interrupted: the page is of what is there; the same command goes on.")
+        return False
+    return True
+
+
+def _complete(folder: RunFolder, device: str, keeping: Keeping) -> None:
     from clearwater.assembly import pick_device
 
     chosen = pick_device(device)
@@ -136,10 +158,10 @@ def complete(folder: RunFolder, device: str) -> bool:
             pass
         network = load_network(folder, chosen, variance=None, clip=True)
         shape = image_shape(folder.path, folder.config().data)
-        newest = _Newest(folder, network, shape, folder.model()[1].step, (chosen, device))
+        newest = _Newest(folder, network, shape, folder.model()[1].step, (chosen, device), keeping)
     except ClearwaterError as error:
         say(f"The page is of what is in the folder: {error}")
-        return True
+        return
     for warning in dict.fromkeys(folder.warnings):
         say(warning)
     parts: tuple[tuple[str, Callable[[_Newest], None]], ...] = (
@@ -147,16 +169,11 @@ def complete(folder: RunFolder, device: str) -> bool:
         ("The figures of its samples", _fidelity),
         ("The bound", _bound),
     )
-    try:
-        for name, make in parts:
-            try:
-                make(newest)
-            except (ClearwaterError, OSError) as error:
-                say(f"{name} could not be made, and the page goes without: {error}")
-    except (KeyboardInterrupt, typer.Abort):
-        say("Interrupted: the page is of what is there; the same command goes on.")
-        return False
-    return True
+    for name, make in parts:
+        try:
+            make(newest)
+        except (ClearwaterError, OSError) as error:
+            say(f"{name} could not be made, and the page goes without: {error}")
 
 
 def _pictures(newest: _Newest) -> None:
@@ -188,14 +205,15 @@ def _pictures(newest: _Newest) -> None:
 
 def _fidelity(newest: _Newest) -> None:
     """The figures of some samples, as `clearwater measure` makes them."""
-    if any("frechet_distance" in found.get("figures", {}) for found in newest.found("fidelity")):
-        return
-    newest.images()  # without them samples would be made for nothing
+    for found in newest.found("fidelity"):
+        if "frechet_distance" in found.get("figures", {}) and found.get("images", {}).get("samples", 0) >= _SAMPLES:
+            return
+    images = len(newest.images())  # without them samples would be made for nothing
     words = ["measure", str(newest.folder.path), "--n", str(_SAMPLES)]
     data = newest.folder.config().data
     if data.labels and data.classes:  # samples of none are not what it is for
         words += ["--classes", "all"]
-    seconds = _SAMPLES * min(STEPS, newest.network.chain.T) * newest.sampled()
+    seconds = _SAMPLES * min(STEPS, newest.network.chain.T) * newest.sampled() + (images + _SAMPLES) * newest.seen()
     if not _takes_too_long("The figures of its samples", seconds, words):
         _run([*words, *newest.on])
 
@@ -206,8 +224,6 @@ def _bound(newest: _Newest) -> None:
 
     from clearwater.data import unseen_split
 
-    if any("kl" in found and found.get("weights") == "ema" for found in newest.found("bound")):
-        return
     if newest.device[0].type == "mps":  # which has no float64
         cpu = torch.device("cpu")
         newest = replace(
@@ -217,8 +233,10 @@ def _bound(newest: _Newest) -> None:
     images = len(newest.images(unseen_split(data.source, data.held_out)))
     term, fit = newest.term(), newest.fit()
     budget = int(_BOUND_SECONDS / term)
-    # The first of a folder's images may be of one class, so all that are held out are better than some.
-    n = images if images <= _IMAGES and budget >= _EACH * images else min(images, _FEWER)
+    n = min(images, _IMAGES if budget >= _EACH * min(images, _IMAGES) else _FEWER)
+    for found in newest.found("bound"):
+        if "kl" in found and found.get("weights") == "ema" and found.get("images", 0) >= n:
+            return
     budget = max(_rounded(min(budget, _EACH_AT_MOST * n)), _FEWEST * n)
     words = ["bound", str(newest.folder.path), data.source]
     if fit <= _PATIENCE / 2:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearwater.cli.loading import Keeping
+from clearwater.cli.loading import Keeping, data_to_measure
 from clearwater.cli.models import image_shape
 from clearwater.cli.options import AsJson, Cache, Device, NoCache, Run, refuse_picture
 from clearwater.cli.process import keep_freed_memory
@@ -87,8 +87,10 @@ def ema(
         return
     if plot is not None:
         refuse_picture(plot, ".png")
+    keeping = Keeping(cache, no_cache)
+    data_to_measure(folder, None, keeping)  # refuses images that have changed
     chosen, step = pick_device(device), _place(folder).step
-    found = [_quality(folder, step, each, n, Keeping(cache, no_cache), chosen) for each in _parsed(lengths)]
+    found = [_quality(folder, step, each, n, keeping, chosen) for each in _parsed(lengths)]
     if as_json:
         print(json.dumps({"run": str(run), "lengths": [vars(each) for each in found]}, indent=1))
     else:

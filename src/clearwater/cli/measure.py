@@ -121,6 +121,7 @@ def measure(
             steps=steps,
             classes=classes,
             guidance=guidance,
+            at_least=True,
             device=device,
         )
         subject = str(out)
@@ -128,14 +129,17 @@ def measure(
         with processes.after_the_first():  # who keeps what is decoded
             size = of.size or first_size(subject)
             samples = load(subject, size=size, channels=of.channels, cache=cache, quiet=not processes.first)
-            samples = ImageSet(samples.images[:n])
+            if n is not None and len(samples) < n and processes.first:
+                say(f"'{subject}' holds {len(samples):,} images: all are taken, and not {n:,}.")
+            samples = ImageSet(samples.images[: n or (_SAMPLES if run is not None else None)])
         of = of.model_copy(update={"size": size, "channels": samples.shape[0]})
         real = real_images(of, held_out, features=features, device=device, cache=cache, processes=processes)
         seeing = real.seeing
         seen = see("samples", samples, seeing, cache, processes)
         if not processes.first:
             return
-        needed = real.say_if_few(len(samples))
+        if wanted is None or {"frechet_distance", "frechet_distance_at_infinity"} & set(wanted):
+            real.say_if_few(len(samples))
         with live_line("measuring") as line:
             found = measured(
                 seen,
@@ -154,7 +158,7 @@ def measure(
         "images": images if real.held_out is None else {**images, "held-out": len(real.held_out)},
         "features": seeing.name,
         "is_fid": seeing.is_fid,
-        "images_needed": needed,
+        "images_needed": real.needed,
         "figures": {compared.figure.name: compared.as_dict() for compared in found.figures},
         "left_out": found.left_out,
     }
@@ -168,7 +172,7 @@ def measure(
 
 def _show(found: Measurement, seeing: Extractor) -> None:
     """The figures as a table."""
-    print(f"{'':32}{'value':>10}  {'95%':^21}  {'floor':>10}")
+    print(f"{'':32}{'value':>10}  {'95%':^21}  {'floor':>10}  {'95%':^21}")
     for compared in found.figures:
         figure, floor = compared.figure, compared.floor
         title = _TITLES[figure.name]
@@ -177,7 +181,11 @@ def _show(found: Measurement, seeing: Extractor) -> None:
         low, high = figure.interval
         print(
             f"{title:32}{figure.value:10.4g}  {f'{low:.4g} … {high:.4g}':^21}  "
-            + ("" if floor is None else f"{floor.value:10.4g}")
+            + (
+                ""
+                if floor is None
+                else f"{floor.value:10.4g}  {f'{floor.interval[0]:.4g} … {floor.interval[1]:.4g}':^21}"
+            )
             + (
                 f"  ({floor.n:,} images; of as many samples {compared.at_floor.value:.4g})"
                 if compared.at_floor and floor

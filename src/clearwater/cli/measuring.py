@@ -32,17 +32,20 @@ class Real:
     data: Material
     held_out: Material | None
 
-    def say_if_few(self, samples: int) -> int:
-        """Warns of fewer samples than the Fréchet distance takes to say something. Returns how many it takes."""
+    @property
+    def needed(self) -> int:
+        """How many images the Fréchet distance takes to say something."""
         from clearwater.evaluation import images_needed
 
-        needed = images_needed(self.seeing.dimensions)
-        if samples < needed:
-            say(
-                f"{samples} samples are few for {self.seeing.dimensions} features: below {needed} the Fréchet distance "
-                f"says little; take --n {needed} or more."
-            )
-        return needed
+        return images_needed(self.seeing.dimensions)
+
+    def say_if_few(self, samples: int) -> None:
+        """Warns of fewer samples, or images that are held out, than the Fréchet distance takes to say something."""
+        few = f"for {self.seeing.dimensions} features: below {self.needed} the Fréchet distance"
+        if samples < self.needed:
+            say(f"{samples} samples are few {few} says little; take --n {self.needed} or more.")
+        if self.held_out is not None and len(self.held_out) < self.needed:
+            say(f"{len(self.held_out)} held-out images are few {few} says little, and so does its floor.")
 
 
 def real_images(

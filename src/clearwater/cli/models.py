@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clearwater.cli.loading import Keeping
-from clearwater.cli.progress import command, live_line, say
+from clearwater.cli.progress import Report, command, live_line, say
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ __all__ = [
 _PATHS, _PATHS_AT_ONCE = 32, 16
 _PATHS_MEASURED = "1"
 _FEWEST, _PIXELS = 1000, 2**27  # of training images that the variance is measured on: half a GiB, but not too few
-_MEASURED = "2"  # the way of measuring: another one does not take this one's files for its own
+_MEASURED = "3"  # the way of measuring: another one does not take this one's files for its own
 
 VarianceOption = Literal["fixed_small", "fixed_large", "learned_range", "network", "optimal"]
 
@@ -92,9 +93,22 @@ def _network(folder: RunFolder, device: torch.device, *, clip: bool, exact: bool
 
 
 def optimal_variance(
-    folder: RunFolder, network: NetworkDenoiser, *, clip: bool, weights: Literal["ema", "raw"] = "ema"
+    folder: RunFolder,
+    network: NetworkDenoiser,
+    *,
+    clip: bool,
+    weights: Literal["ema", "raw"] = "ema",
+    report: Report | None = None,
 ) -> Optimal:
-    """The run's optimal variance: measured once on its own training images, and kept with it."""
+    """The run's optimal variance: measured once on its own training images, and kept with it.
+
+    Args:
+        folder: the run.
+        network: its model.
+        clip: whether its predictions will be clipped.
+        weights: which of the run's these are.
+        report: the live line to be told on; None for one of its own.
+    """
     from clearwater.data import pixel_values
     from clearwater.denoisers import Clipped
     from clearwater.evaluation.unseen import some
@@ -111,11 +125,11 @@ def optimal_variance(
     images, _ = some(data_of_run, max(_FEWEST, _PIXELS // math.prod(data_of_run.shape)))
     device = next(network.network.parameters()).device
     exactly = replace(network, autocast=None)  # the same figures whichever command asks first
-    with live_line("measuring the optimal variance") as report:
+    with nullcontext(report) if report is not None else live_line("measuring the optimal variance") as line:
         fitted = fit_optimal_variance(
             Clipped(exactly) if clip else exactly,
             pixel_values(images).to(device),
-            progress=lambda fraction: report(fraction, "on training images, once for this model"),
+            progress=lambda fraction: line(fraction, "on training images, once for this model"),
         )
     tensors = {"time": fitted.time, "error": fitted.error}
     if fitted.decoder is not None:

@@ -28,7 +28,7 @@ def read(
         keeping: of decoded images.
         quiet: whether this is one of many processes that leaves it to another to speak.
     """
-    from clearwater.data import lasting_name
+    from clearwater.data import lasting_name, unseen_split
     from clearwater.training import RunFolder
 
     RunFolder.refuse_other(out)  # before a large folder is read for nothing
@@ -53,10 +53,11 @@ def read(
     )
     if not quiet:
         say_skipped(images.skipped)
+        own = "; its own held-out part is measured with." if unseen_split(source) == "held_out" else "."
         say(
             f"{len(images):,} images of {height} × {width}, {'grey' if channels == 1 else 'RGB'}"
             + (f", of {len(classes)} classes" if classes else "")
-            + (f"; {images.held_out:,} more are held out, to measure with." if images.held_out else ".")
+            + (f"; {images.held_out:,} more are held out, to measure with." if images.held_out else own)
         )
     return settings.model_copy(update={"data": found}), images
 

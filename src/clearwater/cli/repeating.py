@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +15,7 @@ from clearwater.cli.progress import say
 if TYPE_CHECKING:
     from clearwater.training import RunFolder
 
-__all__ = ["keep_with", "repeating"]
+__all__ = ["if_it_can_be_kept", "keep_with", "repeating"]
 
 _OF_THE_FORM = ("as_json", "per_image", "plot")  # how what is found is shown
 _PLACES = ("subject", "data", "held_out")  # words that may be paths, besides what can be nothing else
@@ -53,7 +56,19 @@ def keep_with(folder: RunFolder, kind: str, context: typer.Context, found: dict[
     """Keeps what the command has found with the run that it is of, or says that it could not."""
     from clearwater.evaluation.results import Result, keep
 
-    try:
+    with if_it_can_be_kept(folder):
         keep(folder.path, Result(kind, folder.model()[1].step, repeating(context), found))
-    except OSError as error:  # it is told already, and the run may be somebody else's
-        say(f"What was found could not be kept with the run ({error.strerror}).")
+
+
+@contextmanager
+def if_it_can_be_kept(folder: RunFolder) -> Iterator[None]:
+    """What is found is told all the same where it cannot be kept: the run may be somebody else's."""
+    try:
+        yield
+    except OSError as error:
+        _say_once(f"What was found could not be kept with the run '{folder.path}' ({error.strerror}).")
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    say(sentence)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clearwater.cli.options import Device, Run
+from clearwater.cli.options import Device, Run, SeenCache
 from clearwater.cli.progress import say
 from clearwater.errors import InputError
 
@@ -20,6 +20,7 @@ def report(
     quick: Annotated[
         bool, typer.Option("--quick", help="Only write the page, of what is in the folder: nothing is measured.")
     ] = False,
+    cache: SeenCache = None,
     device: Device = "auto",
 ) -> None:
     """Write how RUN went: samples, figures, curves, cost and commands, in one .html file that needs nothing else.
@@ -34,7 +35,7 @@ def report(
     folder = RunFolder.open(run)
     if out is not None and out.suffix.lower() != ".html":
         raise InputError(f"The report is written as .html, not as '{out.name}'.")
-    whole = quick or complete(folder, device)
+    whole = quick or complete(folder, device, cache)
     say(f"Wrote '{write_report(folder, out)}': open it in a browser.")
     if not whole:
         raise typer.Exit(130)

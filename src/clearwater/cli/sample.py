@@ -142,6 +142,9 @@ def sample(
         Path | None,
         typer.Option(help="Also write this .gif of the first 16 coming out of noise.", show_default=False),
     ] = None,
+    at_least: Annotated[
+        bool, typer.Option("--at-least", help="A sample of more images made in the same way may stay.")
+    ] = False,
     npz: Annotated[bool, typer.Option("--npz", help="Also write samples.npz: images, uint8, (N, H, W, C).")] = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network first: a minute that pays for many images.")
@@ -226,7 +229,7 @@ def sample(
             "guide": fingerprint(away) if away else None,
             **change.told(),
         }
-        write_samples(out, making, made, n, at_once, processes, npz=npz)
+        write_samples(out, making, made, n, at_once, processes, npz=npz, at_least=at_least)
         if animate is not None and processes.first:
             _animate(animate, making, min(n, _ANIMATED))
 

@@ -15,7 +15,7 @@ import typer
 
 from clearwater.cli.progress import Report, live_line, say
 from clearwater.errors import InputError
-from clearwater.files import sync, write_atomically
+from clearwater.files import alone_in, sync, write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,7 @@ def write_samples(
     world: World,
     *,
     npz: bool = False,
+    at_least: bool = False,
     left: Image.Image | None = None,
 ) -> None:
     """Makes the images in a folder within `out`, which is on the same disk, then moves them up.
@@ -60,15 +61,39 @@ def write_samples(
         batch: how many at a time.
         world: the processes that share the work.
         npz: whether to write them as samples.npz too.
+        at_least: whether a complete sample of more, made in the same way, may stay: its first are these.
         left: what is left of an image that is restored, written as left.png.
+
+    Raises:
+        InputError: another command writes into the folder.
     """
+    if not world.first:
+        _write(out, making, made, n, batch, world, npz=npz, at_least=at_least, left=left)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out, f"Another command writes into '{out}': wait until it has ended, or give another folder."):
+        _write(out, making, made, n, batch, world, npz=npz, at_least=at_least, left=left)
+
+
+def _write(
+    out: Path,
+    making: Making,
+    made: dict[str, Any],
+    n: int,
+    batch: int,
+    world: World,
+    *,
+    npz: bool,
+    at_least: bool,
+    left: Image.Image | None,
+) -> None:
     part = out / _PART
     files = [_GRID, *([_LEFT] if left is not None else []), *([_NPZ] if npz else [])]
     manifest = {**made, "n": n, "batch": batch, "files": files}
     batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
     missing: list[range] | None = None
     try:
-        if world.first and not _is_complete(out, manifest):
+        if world.first and not _is_complete(out, manifest, at_least=at_least):
             _prepare(part, manifest)
             missing = [numbers for numbers in batches if not all(_is_there(part / _name(i)) for i in numbers)]
             there = n - sum(map(len, missing))
@@ -98,16 +123,17 @@ def write_samples(
     say(f"{n} image(s) in '{out}'; look at {out / _GRID}")
 
 
-def _is_complete(out: Path, manifest: dict[str, Any]) -> bool:
-    """Whether this very sample is there, at most to be moved up, which is done then."""
+def _is_complete(out: Path, manifest: dict[str, Any], *, at_least: bool) -> bool:
+    """Whether this very sample, or one that will do, is there, at most to be moved up, which is done then."""
     if (out / _DONE).is_dir():
         _move_up(out)
     there = _read(out / _MANIFEST)
     if there is None or (out / _PART).is_dir() or not _same(there, manifest):
         return False
-    if there["n"] != manifest["n"] or there["files"] != manifest["files"]:
+    enough = there["n"] >= manifest["n"] if at_least else there["n"] == manifest["n"]
+    if not enough or there["files"] != manifest["files"]:
         return False
-    if not all((out / name).is_file() for name in [*manifest["files"], *map(_name, range(manifest["n"]))]):
+    if not all((out / name).is_file() for name in [*there["files"], *map(_name, range(there["n"]))]):
         return False
     say(f"The sample in '{out}' is complete; look at {out / _GRID}")
     return True

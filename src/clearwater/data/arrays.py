@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +110,10 @@ class NpzSource(ArraySource):
         return _as_images(self.title, self._member(_IMAGES, "images"))
 
     def _member(self, names: tuple[str, ...], what: str) -> npt.NDArray[np.generic]:
+        if not zipfile.is_zipfile(self._path):
+            raise InputError(
+                f"'{self.title}' is no .npz file, which is a zip archive of arrays: numpy.savez writes it."
+            )
         try:
             with np.load(self._path) as stored:
                 found = next((name for name in names if name in stored), None)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from clearwater.evaluation.report_commands import how, offer
 from clearwater.evaluation.report_series import Array, number_of, numbers_of
 from clearwater.evaluation.report_svg import Dots, Line, chart, figures, with_power
+from clearwater.evaluation.report_words import beyond_pixels
 from clearwater.evaluation.results import Result, results
 
 __all__ = ["bound", "headline"]
@@ -115,7 +116,7 @@ def _shown(found: _Bound, step: int | None) -> str:
     )
     rows = (
         ("prior", found.prior, "what is left of the data at the last level"),
-        ("rate", found.total - found.prior - found.decoder, f"the steps from level {len(found.kl) + 1:,} down to 1"),
+        ("rate", found.total - found.prior - found.decoder, f"the steps down from levels {len(found.kl) + 1:,} to 2"),
         ("decoder", found.decoder, "the last step, to 8-bit pixels"),
         ("total", found.total, f"± {found.stderr:.2g} for these images{_of_population(result)}"),
     )
@@ -123,8 +124,10 @@ def _shown(found: _Bound, step: int | None) -> str:
         f'<tr><th scope="row">{name}</th><td>{_short(value)}</td><td>{escape(says)}</td></tr>'
         for name, value, says in rows
     )
+    warning = beyond_pixels(found.total, optimal=result.found.get("variance") == "optimal")
+    caution = "" if warning is None else f'<p class="caution">{escape(warning)}</p>'
     return (
-        f'<p>{sentence}</p>{_of_step(result, step)}{charts}<table class="terms"><tbody>{table}</tbody></table>'
+        f'<p>{sentence}</p>{_of_step(result, step)}{caution}{charts}<table class="terms"><tbody>{table}</tbody></table>'
         f"{how([result.command])}"
     )
 

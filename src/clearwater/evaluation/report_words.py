@@ -1,4 +1,4 @@
-"""Of a run's report: what each figure of its samples says, in a line, and how it is drawn."""
+"""What figures say, in words: each of a measurement for the page of a run, in a line, and how it is drawn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from clearwater.evaluation.figures import FIGURES
 
-__all__ = ["BETTER", "GROUPS", "Words", "title_of"]
+__all__ = ["BETTER", "GROUPS", "Words", "beyond_pixels", "title_of"]
+
+_PIXEL_BITS = 8
 
 BETTER = {"lower": "lower is better", "higher": "higher is better", "floor": "best at its floor"}
 """What `FIGURES` says of a figure, in words."""
@@ -76,3 +78,21 @@ def title_of(name: str, *, is_fid: bool) -> str:
     words = {name: words for group in GROUPS.values() for name, words in group.items()}.get(name)
     title = name if words is None else words.title
     return title.replace("Fréchet distance", "FID") if is_fid else title
+
+
+def beyond_pixels(total: float, *, optimal: bool) -> str | None:
+    """What is to be known of a bound in bits per dimension that says no more than the pixels do; None below that.
+
+    Args:
+        total: the bound.
+        optimal: whether it is that of the optimal variance.
+    """
+    if total <= _PIXEL_BITS:
+        return None
+    how = (
+        "weighted losses, such as x0 with min_snr, leave the levels next to data poor, which are most of the bound and "
+        "are hardly seen in samples."
+        if optimal
+        else "--variance optimal gives the lowest of this model."
+    )
+    return f"A bound above {_PIXEL_BITS} bits/dim is more than the pixels take as they are: {how}"

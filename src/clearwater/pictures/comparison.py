@@ -64,7 +64,7 @@ def plot_comparison(
     *,
     distance: str,
     caption: str,
-    floor: float | None,
+    floor: tuple[float, tuple[float, float]] | None,
     floor_of: str,
     bits_of: str,
     evaluations_on_the_way: int,
@@ -75,7 +75,7 @@ def plot_comparison(
         runs: at least one.
         distance: what the distance is called.
         caption: of the picture: what the distance is of.
-        floor: that of real images; None if it is not known.
+        floor: that of real images and its interval; None if it is not known.
         floor_of: which images these are, in a few words.
         bits_of: which images the bound is of, in a few words.
         evaluations_on_the_way: of the network, for the distances against time and for the images.
@@ -92,7 +92,8 @@ def plot_comparison(
     panels[1].sharey(panels[0])
     for axes in panels[:2]:
         if floor is not None:
-            axes.axhline(floor, linestyle="--", color="#555555", linewidth=1.2, label=floor_of, zorder=1)
+            axes.axhline(floor[0], linestyle="--", color="#555555", linewidth=1.2, label=floor_of, zorder=1)
+            axes.axhspan(*floor[1], color="#555555", alpha=0.12, linewidth=0, zorder=0)
         axes.set_ylabel(distance)
     _log_scale(panels[0])
     if bounded:

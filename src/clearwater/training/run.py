@@ -8,11 +8,9 @@ RUN/checkpoints/000001000/  after step 1000 (checkpoint.py)
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from clearwater.config import Config
 from clearwater.errors import ClearwaterError, InputError
-from clearwater.files import sync, write_atomically
+from clearwater.files import alone_in, sync, write_atomically
 from clearwater.training.checkpoint import (
     Checkpoint,
     Place,
@@ -144,32 +142,14 @@ class RunFolder:
             raise InputError(f"'{self._config_path}' is not a text file: restore it, or train again.") from None
         return Config.from_toml(text, str(self._config_path))
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Keeps other processes from training into the folder meanwhile: they would remove each other's checkpoints.
 
         Raises:
             InputError: another one does.
         """
-        if sys.platform == "win32":  # which has no such locks
-            yield
-            return
-        import fcntl
-
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(folder)
-            raise InputError(
-                f"Another process trains into '{self.path}': wait until it has ended, or give --out another folder."
-            ) from None
-        except OSError:  # a disk without locks
-            pass
-        try:
-            yield
-        finally:
-            os.close(folder)  # which lets go of it, as the end of the process does
+        refusal = f"Another process trains into '{self.path}': wait until it has ended, or give --out another folder."
+        return alone_in(self.path, refusal)
 
     def save(self, checkpoint: Checkpoint, config: Config) -> Path:
         """Writes a checkpoint beside the earlier ones, then removes all but the last few. Returns its folder."""
