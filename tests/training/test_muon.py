@@ -19,7 +19,7 @@ from clearwater.config import Config
 from clearwater.data import ImageSet
 from clearwater.errors import InputError
 from clearwater.training import RunFolder, Trainer
-from clearwater.training.muon import Muon, matrices, orthogonalized
+from clearwater.training.muon import Muon, all_orthogonalized, matrices, orthogonalized
 from clearwater.training.optimization import Optimization
 from clearwater.training.optimizers import moments_of, optimizer
 from clearwater.training.parameters import trained_parameters
@@ -57,7 +57,7 @@ def test_singular_values_become_nearly_one_and_vectors_stay(
     values = torch.linspace(1.0, smallest, n, dtype=torch.float64)
     values = values / values.norm()
     matrix = _of(values, rows, columns, seed)
-    turned = orthogonalized(size * matrix, torch.float64)
+    turned = orthogonalized(size * matrix)
     found = torch.linalg.svdvals(turned)
     reached = values > 0.01  # what the polynomials bring up in five iterations
     assert found[: int(reached.sum())].min() > 0.65
@@ -74,6 +74,23 @@ def test_many_matrices_are_turned_as_each_alone() -> None:
     for one, alone in zip(together, drawn, strict=True):
         torch.testing.assert_close(one, orthogonalized(alone), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(orthogonalized(drawn.mT), together.mT, rtol=1e-5, atol=1e-6)
+    others = torch.randn(2, 20, 7, generator=torch.Generator().manual_seed(1))
+    for made, alone in zip(
+        all_orthogonalized([drawn, others, drawn[0, :3]]), (drawn, others, drawn[0, :3]), strict=True
+    ):
+        torch.testing.assert_close(made, orthogonalized(alone), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("smallest", [1.0, 1e-2, 1e-5])
+def test_float32_is_enough_for_small_singular_values(smallest: float) -> None:
+    """Against the iteration of the matrix itself, as it was published, in float64."""
+    matrix = _of(torch.logspace(0, math.log10(smallest), 24, dtype=torch.float64), 24, 90, seed=3)
+    x = matrix / matrix.norm()
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    torch.testing.assert_close(orthogonalized(matrix), x, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(orthogonalized(matrix.float()).double(), x, rtol=0, atol=1e-3)
 
 
 def _pair(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:
@@ -85,7 +102,7 @@ def _pair(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (9, 9)])
 def test_matrices_move_as_with_the_muon_of_torch(shape: tuple[int, int]) -> None:
     ours, theirs = _pair(shape)
-    mine = Muon([ours], [ours], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1, dtype=torch.bfloat16, fused=False)
+    mine = Muon([ours], [ours], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1, fused=False)
     reference = torch.optim.Muon(
         [theirs], lr=0.01, weight_decay=0.1, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw"
     )
@@ -103,7 +120,7 @@ def test_matrices_move_as_with_the_muon_of_torch(shape: tuple[int, int]) -> None
 def test_the_rest_moves_as_with_adamw() -> None:
     ours, theirs = _pair((5,))
     kernel = nn.Parameter(torch.randn(4, 3, 2, 2))
-    mine = Muon([kernel, ours], [kernel], lr=0.01, betas=(0.8, 0.9), weight_decay=0.1, dtype=torch.float32, fused=True)
+    mine = Muon([kernel, ours], [kernel], lr=0.01, betas=(0.8, 0.9), weight_decay=0.1, fused=True)
     reference = torch.optim.AdamW([theirs], lr=0.01, betas=(0.8, 0.9), weight_decay=0.1, fused=True)
     for step in range(4):
         kernel.grad = torch.ones_like(kernel)
@@ -120,7 +137,7 @@ def test_a_kernel_is_the_matrix_from_what_it_sees_to_features() -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         kernel = nn.Parameter(torch.zeros(4, 3, 2, 2).to(memory_format=layout))
         kernel.grad = gradient.to(memory_format=layout)
-        Muon([kernel], [kernel], lr=0.1, betas=(0.9, 0.95), weight_decay=0.0, dtype=torch.float64, fused=False).step()
+        Muon([kernel], [kernel], lr=0.1, betas=(0.9, 0.95), weight_decay=0.0, fused=False).step()
         moved = -kernel.detach() / (0.1 * 0.2 * math.sqrt(12))
         torch.testing.assert_close(moved, orthogonalized(gradient.flatten(1)).view_as(moved), rtol=1e-4, atol=1e-5)
         assert kernel.grad is None

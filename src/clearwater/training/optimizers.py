@@ -37,9 +37,7 @@ def optimizer(
         case "adamw":
             return torch.optim.AdamW(parameters.values(), **shared)
         case "muon":
-            # Where bf16 is not fast it would be slow.
-            dtype = torch.bfloat16 if autocast == torch.bfloat16 else torch.float32
-            return Muon(parameters.values(), matrices(parameters), dtype=dtype, **shared)
+            return Muon(parameters.values(), matrices(parameters), **shared)
 
 
 def moments_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> set[str]:
