@@ -158,6 +158,24 @@ def test_attention_is_torch_s_multihead_attention_over_the_pixels(heads):
     torch.testing.assert_close(ours(x.to(memory_format=torch.channels_last)), expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("side", [7, 24])  # 49 pixels, whose weights are held in memory, and 576
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention_in_bf16_is_that_in_float32_but_for_its_rounding(side, heads):
+    attention = randomised(Attention(32, heads, None)).float()
+    x = images(2, 32, side, side).float()
+    exact = attention(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = attention(x)
+    assert (rounded - exact).abs().max() < 0.02 * (exact - x).abs().max()  # bf16 has eight bits, and five products
+    gradients = []
+    for precision in (torch.float32, torch.bfloat16):
+        attention.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+            attention(x).square().mean().backward()
+        gradients.append(attention.qkv.weight.grad.clone())
+    assert (gradients[1] - gradients[0]).norm() < 0.03 * gradients[0].norm()
+
+
 def test_downsampling_pads_below_and_on_the_right():
     """Output pixel (i, j) is the kernel on rows 2i..2i+2 and columns 2j..2j+2 of the image, zero beyond its end."""
     down = randomised(Downsample(2))
