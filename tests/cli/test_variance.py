@@ -19,6 +19,7 @@ from clearwater import Clipped, bound, load_denoiser, load_images, sample
 from clearwater.cli import run
 from clearwater.config import Config
 from clearwater.denoisers import Denoiser
+from clearwater.evaluation.unseen import some
 from clearwater.objectives import VarianceBound
 from clearwater.pictures import to_uint8
 from clearwater.times import LowDiscrepancy
@@ -105,7 +106,7 @@ def test_the_bound_with_the_network_is_the_library_s(with_variance: Path, capsys
     options = ["--n", "6", "--json", "--device", "cpu"]
     assert run(["bound", str(with_variance), "fashion-mini", "--variance", "network", *options]) == 0
     said = json.loads(capsys.readouterr().out)
-    held_out = load_images("fashion-mini", split="held_out").images[:6]
+    held_out = some(load_images("fashion-mini", split="held_out"), 6)[0]
     expected = bound(_by_hand(with_variance, "variance-000000008"), held_out.double() / 127.5 - 1, batch=250)
     assert said["total"] == pytest.approx(expected.total, rel=1e-9)
     assert said["kl"] == pytest.approx(expected.kl.tolist(), rel=1e-9)
@@ -164,7 +165,7 @@ def test_the_network_of_a_clipped_mean_is_not_taken_for_one_that_is_not(
     capsys.readouterr()
     options = ["--n", "4", "--json", "--device", "cpu"]
     assert run(["bound", str(copied), "fashion-mini", *command, *options]) == 0
-    held_out = load_images("fashion-mini", split="held_out").images[:4].double() / 127.5 - 1
+    held_out = some(load_images("fashion-mini", split="held_out"), 4)[0].double() / 127.5 - 1
     expected = bound(_by_hand(copied, "variance-000000008-unclipped", clip=False), held_out, batch=250)
     assert json.loads(capsys.readouterr().out)["total"] == pytest.approx(expected.total, rel=1e-9)
     assert "no variance network" in _error(capsys, "bound", str(copied), "fashion-mini", "--variance", "network")
@@ -260,7 +261,7 @@ def test_every_kind_of_run_can_have_one_on_its_own_levels(
     capsys.readouterr()
     command = ["bound", str(folder), "fashion-mini", "--variance", "network", "--n", "2", "--json", "--device", "cpu"]
     assert run(command) == 0
-    held_out = load_images("fashion-mini", split="held_out").images[:2].double() / 127.5 - 1
+    held_out = some(load_images("fashion-mini", split="held_out"), 2)[0].double() / 127.5 - 1
     expected = bound(_by_hand(folder, inner.name), held_out, batch=250)
     assert json.loads(capsys.readouterr().out)["total"] == pytest.approx(expected.total, rel=1e-9)
 

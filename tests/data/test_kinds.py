@@ -132,7 +132,7 @@ def test_a_source_keeps_its_name_where_that_depends_on_the_folder(
         ("a.zip", "cannot be read as a zip archive: "),
         ("a.tar", "cannot be read as a tar archive: .*unpack it"),
         ("a.npy", r"cannot be read as \.npy: "),
-        ("a.npz", r"cannot be read as \.npz: "),
+        ("a.npz", r"cannot be read as \.npz: it is no zip archive of arrays"),
         ("a-idx3-ubyte", "cannot be read as IDX: "),
         ("a.parquet", "cannot be read as Parquet: "),
     ],

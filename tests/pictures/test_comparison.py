@@ -12,9 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from clearwater.pictures import Curve, Standing, grid, plot_comparison, write_picture
+
+Floor = tuple[float, tuple[float, float]]
 
 
 def _images(value: int, channels: int = 1) -> torch.Tensor:
@@ -37,7 +40,7 @@ ADAM = Standing(
 )
 
 
-def _drawn(*runs: Standing, floor: float | None = 0.05) -> tuple[Figure, list[Axes], list[Axes]]:
+def _drawn(*runs: Standing, floor: Floor | None = (0.05, (0.03, 0.07))) -> tuple[Figure, list[Axes], list[Axes]]:
     """The figure, its panels, and the axes of the rows of images."""
     figure = plot_comparison(
         runs,
@@ -77,6 +80,9 @@ def test_the_curves_are_the_distances_with_their_intervals_and_time_is_in_a_unit
         assert axes.get_yscale() == "log"
         (floor,) = (line for line in axes.lines if line.get_label() == "real images")
         assert list(np.asarray(floor.get_ydata())) == [0.05, 0.05]
+        (band,) = axes.patches
+        assert isinstance(band, Rectangle)
+        assert (band.get_y(), band.get_height()) == pytest.approx((0.03, 0.04))
     assert by_evaluations.get_xscale() == "log"
     assert [text.get_text() for text in by_evaluations.get_xticklabels()] == ["5", "20"]
     assert by_time.get_xlabel() == "training time, minutes"

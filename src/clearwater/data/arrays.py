@@ -112,7 +112,7 @@ class NpzSource(ArraySource):
     def _member(self, names: tuple[str, ...], what: str) -> npt.NDArray[np.generic]:
         if not zipfile.is_zipfile(self._path):
             raise InputError(
-                f"'{self.title}' is no .npz file, which is a zip archive of arrays: numpy.savez writes it."
+                f"'{self.title}' cannot be read as .npz: it is no zip archive of arrays, which numpy.savez writes."
             )
         try:
             with np.load(self._path) as stored:
