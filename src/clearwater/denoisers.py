@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from clearwater.chains import Chain
+from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
-from clearwater.levels import Level, Pair
+from clearwater.levels import Level, Pair, scale
 from clearwater.process import posterior
 from clearwater.targets import Prediction, Target, prediction_from_x_0
 from clearwater.variances import Variance
 
-__all__ = ["Around", "Clipped", "Denoiser", "NetworkDenoiser"]
+__all__ = ["Around", "Clipped", "Denoiser", "NetworkDenoiser", "OnChain"]
 
 
 class Denoiser(ABC):
@@ -130,3 +131,56 @@ class Clipped(Around):
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:
         prediction = self.denoiser(x_t, t)
         return prediction_from_x_0(prediction.x_0.clamp(self.low, self.high), x_t, t, prediction.extra)
+
+
+class OnChain(Around):
+    """Another denoiser on the levels of another chain, such as one of a flow: no training is needed.
+
+    Levels of one signal-to-noise ratio differ by a factor alone, so x_t becomes what the other denoiser knows if it is
+    multiplied by the ratio of the alphas, which is that of the sigmas. The x_0 and the eps in it stay the same.
+
+    Args:
+        denoiser: the other one; its variance is kept.
+        chain: the levels, within the log-SNR that the denoiser's own chain has; `Chain.along` makes such a chain.
+
+    Raises:
+        InputError: the denoiser knows less of noise, or of data, than the chain asks for.
+    """
+
+    def __init__(self, denoiser: Denoiser, chain: Chain) -> None:
+        super().__init__(denoiser)
+        self.chain = chain
+        self._known(chain.levels[1:])
+
+    def _known(self, t: Level) -> Level:
+        """The levels of the other denoiser with the signal-to-noise ratios of `t`."""
+        silent = t.alpha == 0
+        last = self.denoiser.chain.levels[-1]
+        if not bool(silent.any()):
+            return self._within(t.log_snr)
+        if float(last.alpha) != 0:
+            raise InputError(
+                "The chain has a level without signal, and the denoiser's own chain has none: use a chain with the "
+                "denoiser's signal-to-noise ratios, denoiser.chain.along(schedule)."
+            )
+        # What is asked for in place of a level without signal does not count.
+        above = self._within(t.log_snr.where(~silent, self.denoiser.chain.levels[1].log_snr))
+        return Level(
+            above.alpha.where(~silent, last.alpha),
+            above.sigma.where(~silent, last.sigma),
+            above.time.where(~silent, last.time),
+        )
+
+    def _within(self, log_snr: Tensor) -> Level:
+        try:
+            return self.denoiser.chain.at_log_snr(log_snr)
+        except InputError as error:
+            raise InputError(
+                f"{error} Use a chain with the denoiser's signal-to-noise ratios, denoiser.chain.along(schedule)."
+            ) from None
+
+    def __call__(self, x_t: Tensor, t: Level) -> Prediction:
+        known = self._known(t)
+        # Of the two ratios, which are one, that of the larger parts.
+        ratio = torch.where(t.sigma > t.alpha, known.sigma / t.sigma, known.alpha / t.alpha)
+        return self.denoiser(scale(ratio, x_t), known)
