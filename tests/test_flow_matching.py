@@ -173,6 +173,20 @@ def test_in_the_plane_the_gradients_are_one_within_their_standard_errors(path):
     assert abs(float(constant.mean())) < 4.5 * float(constant.std()) / 10
 
 
+def test_the_velocity_of_vp_is_lipman_s_equation_19():
+    """They print the field in x_t and x_1: u = -½ T'(1-s) (e^(-T(1-s)) x - e^(-½T(1-s)) x_1) / (1 - e^(-T(1-s)))."""
+    times = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
+    x_0, eps = torch.randn(2, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    path = VP()
+    t = path(times)
+    x_t = t.noise(x_0, eps)
+    integral = 0.1 * times + 0.5 * 19.9 * times**2
+    rate = 0.1 + 19.9 * times
+    u = scale(-(-integral).exp(), x_t) + scale((-integral / 2).exp(), x_0)
+    u = scale(0.5 * rate / (1 - (-integral).exp()), u)
+    torch.testing.assert_close(PathVelocity(path).value(x_0, eps, t), -u, rtol=1e-11, atol=1e-12)
+
+
 # --- two noises
 
 
@@ -215,11 +229,11 @@ def test_two_noises_have_the_mean_of_their_one_and_the_more_variance_that_is_sta
     y_0 = torch.zeros(1, dtype=torch.float64)
     denoiser = denoiser_of(path, Fixed(y_0))
     data, levels = torch.full((20, 1), x_0, dtype=torch.float64), torch.full((20,), k)
-    loss = TwoNoises().at(denoiser, data, levels, Given(z.unsqueeze(1), between.unsqueeze(1)))
+    loss = (weights * TwoNoises().at(denoiser, data, levels, Given(z.unsqueeze(1), between.unsqueeze(1)))).sum()
     merged = float(PathVelocity(path).value(data[:1], torch.full((1, 1), along, dtype=torch.float64), t))
     more = 0.0 if float(gamma) == 0 else float(((gamma - t.time * slope) / t.sigma).square())
-    assert float((weights * loss).sum()) == pytest.approx(merged**2 + more, rel=1e-11, abs=0)
-    (gradient,) = torch.autograd.grad((weights * loss).sum(), denoiser.network.parameters())
+    assert float(loss.detach()) == pytest.approx(merged**2 + more, rel=1e-11, abs=0)
+    (gradient,) = torch.autograd.grad(loss, denoiser.network.parameters())
     assert float(gradient) == pytest.approx(-2 * merged, rel=1e-11, abs=0)
     assert (more == 0) == (k == T)
 

@@ -31,7 +31,8 @@ __all__ = [
     "slopes",
 ]
 
-_HALVINGS = 64  # of [0, 1], beyond which float64 has no number between two others
+_FURTHEST_LOGIT = 40.0  # of a time: 4e-18, and 1 in float64
+_MOST_EVALUATIONS = 64  # by halving alone float64 has no number between two others after as many
 
 
 class Schedule(Protocol):
@@ -69,16 +70,32 @@ def level_at_log_snr(schedule: Schedule, log_snr: Tensor) -> Level:
         log_snr: any shape; +inf is data, -inf the end of a path to pure noise.
     """
     wanted = log_snr.to(torch.float64)
-    low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        early = schedule(middle).log_snr > wanted
-        low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-    time = torch.where(wanted == math.inf, 0.0, high)
+    time = torch.sigmoid(_logit_at(schedule, wanted))
+    time = time.where(wanted != math.inf, 0.0).where(wanted != -math.inf, 1.0)
     found = schedule(time)
     norm = (found.alpha.square() + found.sigma.square()).sqrt()
     # By the log-SNR that is asked for: next to pure noise that of the time has few digits.
     return Level(norm * torch.sigmoid(wanted).sqrt(), norm * torch.sigmoid(-wanted).sqrt(), time)
+
+
+def _logit_at(schedule: Schedule, wanted: Tensor) -> Tensor:
+    """The logit of the time with this log-SNR, which on the straight path is -½ times it, by the Illinois method."""
+    low, high = torch.full_like(wanted, -_FURTHEST_LOGIT), torch.full_like(wanted, _FURTHEST_LOGIT)
+    at_low, at_high = (schedule(torch.sigmoid(end)).log_snr - wanted for end in (low, high))
+    side, x = torch.zeros_like(wanted), low
+    for _ in range(_MOST_EVALUATIONS):
+        share = at_low / (at_low - at_high)
+        x = low + (high - low) * share.where((share > 0) & (share < 1), 0.5)
+        found = schedule(torch.sigmoid(x)).log_snr - wanted
+        if bool((found.abs() <= 4e-15 * (1 + wanted.abs())).all()):
+            break
+        early = found > 0
+        # An end that stays twice is weighed half, or it would stay for ever.
+        at_high = torch.where(early, torch.where(side > 0, at_high / 2, at_high), found)
+        at_low = torch.where(early, found, torch.where(side < 0, at_low / 2, at_low))
+        low, high = torch.where(early, x, low), torch.where(early, high, x)
+        side = torch.where(early, 1.0, -1.0)
+    return x
 
 
 def from_log_snr(log_snr: Tensor, time: Tensor) -> Level:
