@@ -5,7 +5,6 @@ import torch
 
 from clearwater.levels import Level, scale
 from clearwater.schedules import Bridge, CosineSchedule, RectifiedFlow, StochasticInterpolant
-
 from clearwater.targets import PathVelocity, Velocity
 
 # Its own requirements do not import beside every torch, so it is installed without them: see the Makefile.
