@@ -13,7 +13,18 @@ from clearwater.errors import InputError
 from clearwater.levels import Level, scale
 from clearwater.likelihood import bound
 from clearwater.ode_likelihood import flow_log_prob
-from clearwater.sampling import DDIM, AdaptiveODE, DPMSolver, Heun, UniPC, sampling_states
+from clearwater.sampling import (
+    DDIM,
+    SAMPLERS,
+    AdaptiveODE,
+    DPMSolver,
+    Heun,
+    UniPC,
+    ends,
+    sample,
+    sampler,
+    sampling_states,
+)
 from clearwater.schedules import VE, VP, CosineSchedule, RectifiedFlow, StochasticInterpolant, slopes
 from clearwater.targets import X0, Eps, PathVelocity, Score, V, Velocity, velocity
 from clearwater.variances import FixedSmall
@@ -134,6 +145,16 @@ def test_samples_do_not_depend_on_what_the_network_says(path, stepper):
     first, *others = outcomes(path, stepper, 60, MIXED)
     for other in others:
         torch.testing.assert_close(other, first, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("path", [RectifiedFlow(), CosineSchedule(), StochasticInterpolant()], ids=repr)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_goes_from_pure_noise_to_the_one_datum_that_there_is(path, name):
+    chain = Chain.from_schedule(path, 40)
+    point = gaussian_data(MEAN, 0.0)
+    denoiser = NetworkDenoiser(Exact(path, PathVelocity(path), point), chain, PathVelocity(path), FixedSmall())
+    made = sample(denoiser, 3, (2, 1, 1), chain=ends(chain) if name == "adaptive" else chain, stepper=sampler(name))
+    torch.testing.assert_close(made, MEAN.expand(3, 2, 1, 1).to(made), rtol=1e-5, atol=1e-5)
 
 
 # --- paths
