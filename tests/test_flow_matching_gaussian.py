@@ -27,7 +27,7 @@ from clearwater.sampling import (
 )
 from clearwater.schedules import VE, VP, CosineSchedule, RectifiedFlow, StochasticInterpolant, slopes
 from clearwater.targets import X0, Eps, PathVelocity, Score, V, Velocity, velocity
-from clearwater.variances import FixedSmall
+from clearwater.variances import FixedLarge, FixedSmall, Optimal
 
 PATHS = {
     "straight": RectifiedFlow(),
@@ -42,6 +42,13 @@ MEAN = torch.tensor([[[0.4]], [[-0.7]]], dtype=torch.float64)
 VARIANCE = 0.3
 DATA = gaussian_data(MEAN, VARIANCE)
 MIXED = GaussianMixture(torch.tensor([0.3, 0.7]), torch.stack([MEAN, -MEAN]), torch.tensor([0.02, 0.05]))
+
+
+VARIANCES = {
+    "small": FixedSmall(),
+    "large": FixedLarge(),
+    "optimal": Optimal(linear(60).levels.time[1:], torch.linspace(0.01, 0.2, 60, dtype=torch.float64), torch.ones(60)),
+}
 
 
 def marginal_variance(t):
@@ -233,8 +240,8 @@ def test_the_bound_does_not_depend_on_the_path():
     x_0 = torch.randint(0, 256, (8, 2, 1, 1), generator=torch.Generator().manual_seed(0)).double() / 127.5 - 1
     ours, theirs = bound(OnChain(trained, chain.along(flow)), x_0), bound(trained, x_0)
     torch.testing.assert_close(ours.kl, theirs.kl, rtol=1e-7, atol=1e-9)
-    # The decoder's variance is that of the second step, at the scale of its path. The prior is N(0, I) on both, so
-    # their terms differ, by the scale of the last level alone.
+    torch.testing.assert_close(ours.decoder, theirs.decoder, rtol=1e-7, atol=1e-9)
+    # The prior is N(0, I) on both, so their terms differ, by the scale of the last level alone.
     last = chain.along(flow).levels[-1]
     square = x_0.square().flatten(1).mean(1)
     nats = 0.5 * (last.alpha.square() * square + last.sigma.square() - 1 - last.sigma.square().log())
@@ -247,6 +254,24 @@ def test_the_prior_of_an_exploding_path_has_its_last_variance():
     x_0 = torch.full((2, 2, 1, 1), 1.0, dtype=torch.float64)
     found = bound(ExactDenoiser(DATA, Chain.from_schedule(path, 30), FixedSmall()), x_0).prior
     assert found.tolist() == pytest.approx([1 / (2 * 40.0**2) / math.log(2)] * 2, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("variance", VARIANCES.values(), ids=VARIANCES)
+def test_the_reverse_step_is_the_denoiser_s_own_at_another_scale(variance):
+    """Also with a variance that is known by the time of the denoiser's own levels, and for steps to data."""
+    chain = linear(60)
+    trained = ExactDenoiser(MIXED, chain, variance)
+    there = chain.along(RectifiedFlow())
+    k = torch.tensor([1, 2, 30, 60])
+    ours, theirs = there.pair(k), chain.pair(k)
+    norm_t, norm_s = (
+        (level.alpha.square() + level.sigma.square()).sqrt() for level in (there.levels[k], there.levels[k - 1])
+    )
+    x = points(4, 8)
+    found = OnChain(trained, there).reverse(scale(norm_t, x), ours)
+    own = trained.reverse(x, theirs)
+    torch.testing.assert_close(found.mean, scale(norm_s, own.mean), rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(found.variance, scale(norm_s.square(), own.variance), rtol=1e-7, atol=0)
 
 
 @pytest.mark.parametrize(
