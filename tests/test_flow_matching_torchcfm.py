@@ -8,7 +8,9 @@ from clearwater.schedules import Bridge, CosineSchedule, RectifiedFlow, Stochast
 from clearwater.targets import PathVelocity, Velocity
 
 # Its own requirements do not import beside every torch, so it is installed without them: see the Makefile.
-matching = pytest.importorskip("torchcfm.conditional_flow_matching")
+matching = pytest.importorskip(
+    "torchcfm.conditional_flow_matching", reason="torchcfm is not installed: pip install --no-deps torchcfm pot"
+)
 
 N = 7
 TIMES = torch.linspace(0.05, 0.95, N, dtype=torch.float64)
