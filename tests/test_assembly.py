@@ -16,14 +16,15 @@ from clearwater.assembly import (
     build_target,
     build_times,
 )
-from clearwater.chains import cosine, linear
+from clearwater.chains import Chain, cosine, linear
 from clearwater.config import ChainConfig, Config, ObjectiveConfig
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.learned_chain import LearnedChain
 from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError
+from clearwater.schedules import RectifiedFlow
 from clearwater.settings import OBJECTIVES
-from clearwater.targets import X0, Eps, Mean, Score, Target, V, Velocity
+from clearwater.targets import X0, Eps, Mean, PathVelocity, Score, Target, V, Velocity
 from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
 from clearwater.variances import FixedLarge, LearnedRange, Variance
 from clearwater.weights import P2, BoundWeight, EDMWeight, MinSNR, SigmoidWeight, Unweighted, Weight
@@ -42,7 +43,9 @@ _NAMED: dict[str, tuple[Target, Objective, Variance]] = {
     "edm": (V(), SquaredError(EDMWeight(0.5), LogNormal(_LEVELS, -1.2, 1.2)), FixedLarge()),
     "p2": (Eps(), SquaredError(P2(1.0, 1.0)), FixedLarge()),
     "sigmoid": (V(), SquaredError(SigmoidWeight(2.0, _LEVELS)), FixedLarge()),
+    "flow": (Velocity(), SquaredError(), FixedLarge()),
 }
+_FLOW = Chain.from_schedule(RectifiedFlow(), 10)
 
 
 def test_every_named_objective_is_among_those_that_are_known_here() -> None:
@@ -68,7 +71,7 @@ def test_a_named_objective_is_the_one_made_by_hand(tiny: Callable[..., Config], 
     denoiser = build_denoiser(config, torch.device("cpu"))
     network = _random(denoiser)
     target, objective, rule = _NAMED[name]
-    by_hand = NetworkDenoiser(network, _LEVELS, target, rule)
+    by_hand = NetworkDenoiser(network, _FLOW if name == "flow" else _LEVELS, target, rule)
     assert torch.equal(_loss(build_objective(config), denoiser), _loss(objective, by_hand))
 
 
@@ -90,12 +93,14 @@ def test_no_two_named_objectives_are_the_same(tiny: Callable[..., Config]) -> No
         ("v", V()),
         ("velocity", Velocity()),
         ("score", Score()),
-        ("mean", Mean(_LEVELS)),
+        ("mean", Mean(_FLOW)),
+        ("path_velocity", PathVelocity(RectifiedFlow())),
+        ("path_velocity", Velocity()),
     ],
 )
 def test_a_target_is_built_by_its_name(name: str, expected: Target) -> None:
-    built = build_target(ObjectiveConfig(target=name), _LEVELS)  # type: ignore[arg-type]
-    ours, theirs = built.row(_LEVELS.levels[1:]), expected.row(_LEVELS.levels[1:])
+    built = build_target(ObjectiveConfig(target=name), _FLOW)  # type: ignore[arg-type]
+    ours, theirs = built.row(_FLOW.levels[1:]), expected.row(_FLOW.levels[1:])
     assert torch.equal(ours[0], theirs[0])
     assert torch.equal(ours[1], theirs[1])
 
@@ -218,6 +223,10 @@ _CONTRADICTIONS = [
     (["objective=euclidean", "chain.name=learned"], "objective.loss is euclidean", ["chain.name=cosine"]),
     (["objective=vlb", "chain.name=learned", "objective.target=mean"], "one is learned", ["objective.target=v"]),
     (["objective.loss=variance"], "clearwater variance RUN", ["objective.loss=squared"]),
+    (["chain.name=flow"], "Eps says nothing about x_0 at a level with alpha = 0, sigma = 1", ["objective.target=v"]),
+    (["objective.target=path_velocity"], "the chain is none", ["chain.name=vp"]),
+    (["objective.target=path_velocity"], "the chain is none", ["chain.name=flow"]),
+    (["objective.target=path_velocity"], "the chain is none", ["objective.target=v"]),
 ]
 
 

@@ -187,14 +187,28 @@ def test_a_chain_of_another_length_ends_at_about_the_same_noise():
         assert float(make(500).levels.log_snr[-1]) == pytest.approx(float(make(1000).levels.log_snr[-1]), abs=0.1)
 
 
-@pytest.mark.parametrize("name", ["linear", "half_linear", "cosine", "sigmoid"])
-def test_chains_are_found_by_name(name):
-    made = {"linear": linear, "half_linear": half_linear, "cosine": cosine, "sigmoid": sigmoid}[name](250)
+def _cut(schedule):
+    return lambda T: Chain.from_schedule(schedule, T)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("linear", linear),
+        ("half_linear", half_linear),
+        ("cosine", cosine),
+        ("sigmoid", sigmoid),
+        ("vp", _cut(VP())),
+        ("flow", _cut(RectifiedFlow())),
+    ],
+)
+def test_chains_are_found_by_name(name, make):
+    made = make(250)
     assert torch.equal(chain(name, 250).levels.alpha, made.levels.alpha)
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are():
-    with pytest.raises(InputError, match="linear, half_linear, cosine, sigmoid"):
+    with pytest.raises(InputError, match="linear, half_linear, cosine, sigmoid, vp, flow"):
         chain("quadratic")
 
 

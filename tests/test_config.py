@@ -46,14 +46,14 @@ _CONFIGS = st.builds(
     ),
     chain=st.builds(
         ChainConfig,
-        name=st.sampled_from(["linear", "half_linear", "cosine", "sigmoid", "learned"]),
+        name=st.sampled_from(["linear", "half_linear", "cosine", "sigmoid", "vp", "flow", "learned"]),
         levels=_COUNTS,
         variance=st.sampled_from(["fixed_small", "fixed_large", "learned_range"]),
     ),
     objective=st.builds(
         ObjectiveConfig,
         loss=st.sampled_from(["squared", "vlb", "hybrid", "euclidean", "variance"]),
-        target=st.sampled_from(["eps", "x0", "v", "velocity", "score", "mean"]),
+        target=st.sampled_from(["eps", "x0", "v", "velocity", "path_velocity", "score", "mean"]),
         weight=st.sampled_from(["unweighted", "bound", "min_snr", "edm", "p2", "sigmoid"]),
         gamma=st.floats(0, exclude_min=True, allow_infinity=False),
         bias=st.floats(allow_nan=False, allow_infinity=False),

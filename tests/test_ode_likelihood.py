@@ -12,7 +12,7 @@ from clearwater.chains import Chain, cosine, linear
 from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.ode_likelihood import flow_likelihood, flow_log_prob
-from clearwater.schedules import VE, RectifiedFlow
+from clearwater.schedules import VE, CosineSchedule, RectifiedFlow, StochasticInterpolant
 from clearwater.targets import Prediction
 from clearwater.variances import FixedSmall
 
@@ -31,27 +31,44 @@ every_chain = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def gaussian_flow_log_prob(x, chain):
     """Data N(m, v I): the flow keeps (x/alpha - m) / √(v + (sigma/alpha)²), so it is affine from end to end.
 
-    It ends at the last level with signal; the prior is of the chain's last level, both over √(alpha² + sigma²).
+    Pure noise is the prior itself, so a flow from there has the density of the data with the noise of level 1.
     """
     levels = chain.levels[1:]
-    levels = levels[levels.alpha > 0]
     first, last = levels[0], levels[-1]
+    if float(last.alpha) == 0:
+        return torch.distributions.Normal(MEAN, (VARIANCE + 1 / first.snr).sqrt()).log_prob(x).sum(1)
     stretch = ((VARIANCE + (last.sigma / last.alpha) ** 2) / (VARIANCE + (first.sigma / first.alpha) ** 2)).sqrt()
     share = last.alpha / (last.alpha**2 + last.sigma**2).sqrt()
     z = share * (MEAN + (x - MEAN) * stretch)
-    end = chain.levels[-1]
-    prior = torch.distributions.Normal(0.0, (chain.prior_variance / (end.alpha**2 + end.sigma**2)).sqrt())
+    prior = torch.distributions.Normal(0.0, (chain.prior_variance / (last.alpha**2 + last.sigma**2)).sqrt())
     return (prior.log_prob(z) + (share * stretch).log()).sum(1)
 
 
 def test_on_a_flow_with_many_levels_the_density_is_that_of_the_data():
-    """Of N(0, ¼), whose x_T is the prior: up to what level 1 and the level before the last leave out."""
+    """Of N(0, ¼), with the noise of level 1."""
     data = gaussian_data(torch.zeros(4, dtype=torch.float64), 0.25)
     x = data.sample(20, torch.Generator().manual_seed(4))
     chain = Chain.from_schedule(RectifiedFlow(), 1000)
     found, _ = flow_log_prob(ExactDenoiser(data, chain, FixedSmall()), x, tolerance=1e-7)
     true = torch.distributions.Normal(0.0, math.sqrt(0.25 + (0.001 / 0.999) ** 2)).log_prob(x).sum(1)
-    torch.testing.assert_close(found, true, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, true, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", [RectifiedFlow(), CosineSchedule(), StochasticInterpolant()])
+def test_from_pure_noise_the_density_does_not_depend_on_how_many_levels_there_are(path):
+    chain = Chain.from_schedule(path, 5)
+    data = gaussian_data(MEAN, VARIANCE)
+    x = data.sample(4, torch.Generator().manual_seed(5))
+    found, _ = flow_log_prob(ExactDenoiser(data, chain, FixedSmall()), x, tolerance=1e-9)
+    torch.testing.assert_close(found, gaussian_flow_log_prob(x, chain), rtol=0, atol=1e-6)
+
+
+def test_a_table_that_ends_in_pure_noise_is_followed_to_the_level_before():
+    flow, data = Chain.from_schedule(RectifiedFlow(), 1000), gaussian_data(MEAN, VARIANCE)
+    x = data.sample(4, torch.Generator().manual_seed(6))
+    found, _ = flow_log_prob(ExactDenoiser(data, Chain(flow.levels), FixedSmall()), x, tolerance=1e-7)
+    error = found - gaussian_flow_log_prob(x, flow)
+    assert 1e-5 < float(error.abs().max()) < 3 * 0.002  # of the order of alpha there, 0.001
 
 
 def test_a_chain_without_two_levels_of_signal_is_refused():
@@ -181,6 +198,11 @@ def test_between_two_levels_lies_one_with_that_log_snr_and_a_time_between(chain)
     middle = (levels.log_snr[1:] + levels.log_snr[:-1]) / 2
     found = chain.at_log_snr(middle)
     torch.testing.assert_close(found.log_snr, middle, rtol=1e-9, atol=1e-9)
+    if chain.schedule is not None:  # there the level is exact
+        exact = chain.schedule(found.time)
+        torch.testing.assert_close(found.alpha, exact.alpha, rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.sigma, exact.sigma, rtol=1e-12, atol=0)
+        return
     torch.testing.assert_close(found.time, (levels.time[1:] + levels.time[:-1]) / 2, rtol=1e-9, atol=1e-12)
     norm = (levels.alpha.square() + levels.sigma.square()).sqrt()
     torch.testing.assert_close(

@@ -8,9 +8,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearwater.chains import Chain, linear
-from clearwater.schedules import VE, VP, CosineSchedule, RectifiedFlow, from_log_snr
+from clearwater.errors import InputError
+from clearwater.levels import Level
+from clearwater.schedules import (
+    VE,
+    VP,
+    Bridge,
+    CosineSchedule,
+    RectifiedFlow,
+    SineSquared,
+    StochasticInterpolant,
+    from_log_snr,
+    level_at_log_snr,
+    slopes,
+)
 
-SCHEDULES = {"vp": VP(), "cosine": CosineSchedule(), "ve": VE(), "flow": RectifiedFlow()}
+SCHEDULES = {
+    "vp": VP(),
+    "cosine": CosineSchedule(),
+    "ve": VE(),
+    "flow": RectifiedFlow(),
+    "flow with sigma_min": RectifiedFlow(0.01),
+    "interpolant": StochasticInterpolant(),
+    "smooth interpolant": StochasticInterpolant(SineSquared(2.0)),
+}
 times = torch.linspace(0, 1, 41, dtype=torch.float64)
 
 
@@ -29,9 +50,9 @@ def test_the_network_is_told_the_time(schedule):
     assert torch.equal(schedule(times).time, times)
 
 
-@pytest.mark.parametrize("schedule", [CosineSchedule(), RectifiedFlow()], ids=["cosine", "flow"])
-def test_cosine_and_flow_end_at_pure_noise_exactly(schedule):
-    assert at(schedule, 1.0) == (0, 1)
+@pytest.mark.parametrize("name", ["cosine", "flow", "flow with sigma_min", "interpolant", "smooth interpolant"])
+def test_cosine_and_the_straight_paths_end_at_pure_noise_exactly(name):
+    assert at(SCHEDULES[name], 1.0) == (0, 1)
 
 
 @pytest.mark.parametrize("schedule", [VP(), VP(0.5, 8.0), CosineSchedule()], ids=["vp", "another vp", "cosine"])
@@ -111,3 +132,136 @@ def test_a_chain_of_a_schedule_has_its_levels_at_equal_times(schedule):
     levels = Chain.from_schedule(schedule, 8).levels
     for k in range(9):
         assert (float(levels.alpha[k]), float(levels.sigma[k])) == pytest.approx(at(schedule, k / 8), rel=1e-15, abs=0)
+
+
+@settings(deadline=None)
+@given(st.floats(1e-6, 1), st.floats(0, 0.9))
+def test_the_optimal_transport_path_is_lipman_s_in_reversed_time(t, sigma_min):
+    """Mean s·x_1 and standard deviation 1 - (1 - sigma_min) s at s = 1 - t (Lipman et al. 2022, eq. 20)."""
+    s = 1 - t
+    assert at(RectifiedFlow(sigma_min), t) == pytest.approx((s, 1 - (1 - sigma_min) * s), rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("sigma_min", [-0.1, 1.0, math.nan])
+def test_a_straight_path_without_room_for_noise_is_refused(sigma_min):
+    with pytest.raises(InputError, match="sigma_min"):
+        RectifiedFlow(sigma_min)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1), st.floats(0, 4))
+def test_the_interpolant_s_two_noises_have_the_variance_of_its_one(t, a):
+    """Var(t z + gamma z') = t² + gamma², with gamma² = a t (1 - t) and with gamma = a sin²(πt)."""
+    alpha, sigma = at(StochasticInterpolant(Bridge(a)), t)
+    assert (alpha, sigma**2) == pytest.approx((1 - t, t**2 + a * t * (1 - t)), rel=1e-12, abs=1e-15)
+    sigma = at(StochasticInterpolant(SineSquared(a)), t)[1]
+    assert sigma**2 == pytest.approx(t**2 + (a * math.sin(math.pi * t) ** 2) ** 2, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("gamma_squared", [Bridge(), SineSquared(1.5)])
+def test_the_slope_of_gamma_is_the_derivative_of_its_formula(gamma_squared):
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    gamma, slope = StochasticInterpolant(gamma_squared).gamma(t)
+    if isinstance(gamma_squared, Bridge):
+        expected = (2 * t * (1 - t)).sqrt()
+        of_slope = (1 - 2 * t) / expected
+    else:
+        expected = 1.5 * (math.pi * t).sin().square()
+        of_slope = 1.5 * math.pi * (2 * math.pi * t).sin()
+    torch.testing.assert_close(gamma, expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(slope, of_slope, rtol=1e-11, atol=1e-13)
+
+
+def test_a_gamma_that_is_not_zero_at_both_ends_is_refused():
+    with pytest.raises(InputError, match="zero at both ends"):
+        StochasticInterpolant(lambda t: t)
+
+
+@pytest.mark.parametrize(("bend", "falls"), [(Bridge(40.0), True), (SineSquared(2.0), True), (SineSquared(4.0), False)])
+def test_an_interpolant_is_a_chain_where_its_noise_rises_against_its_data(bend, falls):
+    if falls:
+        Chain.from_schedule(StochasticInterpolant(bend), 500)
+    else:
+        with pytest.raises(InputError, match="less noise"):
+            Chain.from_schedule(StochasticInterpolant(bend), 500)
+
+
+SLOPES = {
+    "vp": lambda t, alpha, sigma: (-alpha * (0.1 + 19.9 * t) / 2, alpha**2 * (0.1 + 19.9 * t) / (2 * sigma)),
+    "cosine": lambda t, alpha, sigma: (-math.pi / 2 * sigma, math.pi / 2 * alpha),
+    "ve": lambda t, alpha, sigma: (0 * t, 7 * (80 ** (1 / 7) - 0.002 ** (1 / 7)) * sigma ** (6 / 7)),
+    "flow": lambda t, alpha, sigma: (-(t**0), t**0),
+    "flow with sigma_min": lambda t, alpha, sigma: (-(t**0), 0.99 * t**0),
+    "interpolant": lambda t, alpha, sigma: (-(t**0), (1 - t) / sigma),
+    "smooth interpolant": lambda t, alpha, sigma: (
+        -(t**0),
+        (t + 4 * math.pi * (math.pi * t).sin() ** 2 * (2 * math.pi * t).sin()) / sigma,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_the_slopes_of_a_path_are_those_of_its_formula(name, context):
+    t = torch.linspace(0.02, 1, 50, dtype=torch.float64)
+    level = SCHEDULES[name](t)
+    with context():
+        found = slopes(SCHEDULES[name], t.clone())
+    for ours, expected in zip(found, SLOPES[name](t, level.alpha, level.sigma), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+        assert not ours.requires_grad
+
+
+@pytest.mark.parametrize("name", ["vp", "interpolant"])
+def test_a_path_that_is_vertical_has_no_finite_slope(name):
+    assert not bool(slopes(SCHEDULES[name], torch.zeros((), dtype=torch.float64))[1].isfinite())
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(SCHEDULES)), st.floats(0.02, 0.98))
+def test_the_level_of_a_log_snr_is_the_one_of_the_time_that_has_it(name, t):
+    known = SCHEDULES[name](torch.tensor(t, dtype=torch.float64))
+    found = level_at_log_snr(SCHEDULES[name], known.log_snr)
+    for part in ("alpha", "sigma", "time"):
+        assert float(getattr(found, part)) == pytest.approx(float(getattr(known, part)), rel=1e-11, abs=0)
+
+
+def test_the_ends_of_a_path_are_found_by_their_infinite_log_snr():
+    found = level_at_log_snr(RectifiedFlow(), torch.tensor([math.inf, -math.inf]))
+    assert (found.alpha.tolist(), found.sigma.tolist(), found.time.tolist()) == ([1, 0], [0, 1], [0, 1])
+
+
+@pytest.mark.parametrize("path", [VP(0.05, 30.0), CosineSchedule(), RectifiedFlow(), StochasticInterpolant()])
+def test_a_chain_along_another_path_has_its_signal_to_noise_ratios_and_that_path_s_levels(path):
+    chain = linear(50)
+    there = chain.along(path)
+    torch.testing.assert_close(there.levels.log_snr, chain.levels.log_snr, rtol=1e-13, atol=0)
+    exact = there.schedule(there.levels.time)
+    torch.testing.assert_close(there.levels.alpha, exact.alpha, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(there.levels.sigma, exact.sigma, rtol=1e-10, atol=1e-12)
+
+
+def test_a_chain_to_pure_noise_goes_along_a_path_to_pure_noise_alone():
+    flow = Chain.from_schedule(RectifiedFlow(), 20)
+    there = flow.along(CosineSchedule())
+    assert (float(there.levels.alpha[-1]), float(there.levels.time[-1])) == (0, 1)
+    with pytest.raises(InputError, match=r"falls from 5\.889 to -inf, and that of the path"):
+        flow.along(VP())
+
+
+def test_a_path_that_leaps_over_a_chain_s_first_level_is_refused():
+    with pytest.raises(InputError, match="begins with less noise"):
+        Chain.from_schedule(CosineSchedule(), 1000).along(RectifiedFlow(0.1))
+
+
+def test_any_function_of_time_is_a_schedule():
+    """Alpha = (1 - t)², sigma = t³: slopes -2 (1 - t) and 3 t²."""
+
+    def own(t):
+        return Level((1 - t).square(), t**3, t)
+
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    a, b = slopes(own, t)
+    torch.testing.assert_close(a, -2 * (1 - t), rtol=1e-14, atol=0)
+    torch.testing.assert_close(b, 3 * t.square(), rtol=1e-14, atol=0)
+    assert Chain.from_schedule(own, 10).schedule is own

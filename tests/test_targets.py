@@ -11,8 +11,19 @@ from clearwater.chains import Chain, cosine, linear
 from clearwater.errors import InputError
 from clearwater.levels import Level, Pair
 from clearwater.process import marginal, posterior
-from clearwater.schedules import VE, CosineSchedule, RectifiedFlow
-from clearwater.targets import X0, Eps, Mean, Score, V, Velocity, prediction_from_x_0
+from clearwater.schedules import VE, VP, CosineSchedule, RectifiedFlow, StochasticInterpolant
+from clearwater.targets import (
+    X0,
+    Eps,
+    Mean,
+    PathVelocity,
+    Prediction,
+    Score,
+    V,
+    Velocity,
+    prediction_from_x_0,
+    velocity,
+)
 
 CHAINS = {
     "linear": linear(1000),
@@ -20,8 +31,19 @@ CHAINS = {
     "ve": Chain.from_schedule(VE(), 50),
     "flow": Chain.from_schedule(RectifiedFlow(), 50),
     "zero snr": Chain.from_schedule(CosineSchedule(), 50),
+    "vp": Chain.from_schedule(VP(), 50),
+    "sigma_min": Chain.from_schedule(RectifiedFlow(0.01), 50),
+    "interpolant": Chain.from_schedule(StochasticInterpolant(), 50),
 }
-TARGETS = {"eps": Eps(), "x_0": X0(), "v": V(), "score": Score(), "velocity": Velocity(), "mean": Mean}
+TARGETS = {
+    "eps": Eps(),
+    "x_0": X0(),
+    "v": V(),
+    "score": Score(),
+    "velocity": Velocity(),
+    "mean": Mean,
+    "path velocity": PathVelocity,
+}
 every_chain = pytest.mark.parametrize("levels", CHAINS.values(), ids=CHAINS.keys())
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 
@@ -40,6 +62,10 @@ def per_image(x):
 def test_solving_the_value_gives_x_0_and_eps_back_at_every_level(levels, target):
     if target is Mean:
         target = Mean(levels)
+    if target is PathVelocity:
+        # A table is on no path; that of its signal-to-noise ratios along a flow is.
+        levels = levels if levels.schedule is not None else levels.along(RectifiedFlow())
+        target = PathVelocity(levels.schedule)
     last = levels.T
     if isinstance(target, Eps | Score) and float(levels.levels.alpha[-1]) == 0:
         last -= 1  # these say nothing about x_0 at zero SNR: refused, see below
@@ -215,3 +241,59 @@ def test_a_step_from_the_mean_target_is_the_step_of_the_posterior():
         x_t, y = images(4)
         x_0 = Mean(levels).solve(x_t, y, pair.t).x_0
         torch.testing.assert_close(posterior(x_t, x_0, Pair(pair.s, pair.t)).mean, y, rtol=1e-9, atol=1e-9)
+
+
+PATHS = [CHAINS[name] for name in ("ve", "flow", "zero snr", "vp", "sigma_min", "interpolant")]
+
+
+def test_the_velocity_of_a_path_is_what_it_is_known_as_elsewhere():
+    """Velocity on the straight path, π/2 · V on the circle at its own speed, Eps on sigma = t."""
+    for levels, known, factor in (
+        (CHAINS["flow"], Velocity(), 1.0),
+        (CHAINS["zero snr"], V(), math.pi / 2),
+        (Chain.from_schedule(lambda t: Level(torch.ones_like(t), t, t), 10), Eps(), 1.0),
+    ):
+        t = levels.levels[1:]
+        for ours, theirs in zip(PathVelocity(levels.schedule).row(t), known.row(t), strict=True):
+            torch.testing.assert_close(ours, factor * theirs, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("levels", PATHS, ids=lambda levels: type(levels.schedule).__name__)
+def test_the_velocity_of_a_prediction_is_that_of_the_path(levels):
+    x_0, eps = images(levels.T)
+    t = levels.levels[1:]
+    found = velocity(Prediction(x_0, eps), t, levels.schedule)
+    assert torch.equal(found, PathVelocity(levels.schedule).value(x_0, eps, t))
+
+
+@pytest.mark.parametrize("levels", PATHS, ids=lambda levels: type(levels.schedule).__name__)
+def test_the_velocity_of_a_path_is_known_between_its_levels_and_in_inference_mode(levels):
+    path, wanted = PathVelocity(levels.schedule), torch.tensor([-0.5, 0.3], dtype=torch.float64)
+    with torch.inference_mode():
+        between = levels.at_log_snr(wanted)
+        *_, det = path.system(between)
+    # det = -½ alpha sigma · d log_snr / dt, of the slopes alone.
+    h = 1e-5
+    fall = (levels.schedule(between.time + h).log_snr - levels.schedule(between.time - h).log_snr) / (2 * h)
+    torch.testing.assert_close(det, -0.5 * between.alpha * between.sigma * fall, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("levels", "path"),
+    [(linear(30), RectifiedFlow()), (CHAINS["flow"], CosineSchedule()), (CHAINS["flow"], RectifiedFlow(0.01))],
+)
+def test_the_velocity_of_a_path_is_refused_off_it(levels, path):
+    with pytest.raises(InputError, match="its own path"):
+        PathVelocity(path).system(levels.levels[1:])
+
+
+@pytest.mark.parametrize("path", [VP(), StochasticInterpolant()], ids=["vp", "interpolant"])
+def test_the_velocity_of_a_path_is_refused_where_it_is_vertical(path):
+    with pytest.raises(InputError, match="vertical at a time from 0 to 0"):
+        PathVelocity(path).row(path(torch.zeros(1, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("path", [VE(), RectifiedFlow(0.01)], ids=["ve", "sigma_min"])
+def test_the_velocity_of_a_path_is_refused_where_it_leaps_from_data(path):
+    with pytest.raises(InputError, match="PathVelocity says nothing about x_0 at a level with alpha = 1, sigma = 0"):
+        PathVelocity(path).system(path(torch.zeros(1, dtype=torch.float64)))

@@ -19,6 +19,7 @@ _HOME = {
     "ClearwaterError": "clearwater.errors",
     "Clipped": "clearwater.denoisers",
     "Config": "clearwater.config",
+    "CosineSchedule": "clearwater.schedules",
     "DDIM": "clearwater.sampling",
     "Denoiser": "clearwater.denoisers",
     "Downsampled": "clearwater.inverse",
@@ -63,9 +64,11 @@ _HOME = {
     "MinSNR": "clearwater.weights",
     "NetworkDenoiser": "clearwater.denoisers",
     "Objective": "clearwater.objectives",
+    "OnChain": "clearwater.denoisers",
     "Optimal": "clearwater.variances",
     "P2": "clearwater.weights",
     "Pair": "clearwater.levels",
+    "PathVelocity": "clearwater.targets",
     "Posterior": "clearwater.inverse",
     "posterior": "clearwater.process",
     "Prediction": "clearwater.targets",
@@ -83,10 +86,12 @@ _HOME = {
     "slerp": "clearwater.sampling",
     "SquaredError": "clearwater.objectives",
     "Stepper": "clearwater.sampling",
+    "StochasticInterpolant": "clearwater.schedules",
     "Target": "clearwater.targets",
     "TimeSampler": "clearwater.times",
     "Trainer": "clearwater.training",
     "transition": "clearwater.process",
+    "TwoNoises": "clearwater.objectives",
     "UNet": "clearwater.networks",
     "Uniform": "clearwater.times",
     "UniPC": "clearwater.sampling",
@@ -95,6 +100,7 @@ _HOME = {
     "Variance": "clearwater.variances",
     "VE": "clearwater.schedules",
     "Velocity": "clearwater.targets",
+    "velocity": "clearwater.targets",
     "VLB": "clearwater.objectives",
     "VP": "clearwater.schedules",
     "Weight": "clearwater.weights",
@@ -107,7 +113,7 @@ if TYPE_CHECKING:
     from clearwater.chains import Chain, chain
     from clearwater.config import Config
     from clearwater.data import load_images
-    from clearwater.denoisers import Clipped, Denoiser, NetworkDenoiser
+    from clearwater.denoisers import Clipped, Denoiser, NetworkDenoiser, OnChain
     from clearwater.errors import ClearwaterError, InputError
     from clearwater.gaussians import Gaussian
     from clearwater.guidance import ClassifierGuided, DynamicThreshold, Guided
@@ -116,7 +122,7 @@ if TYPE_CHECKING:
     from clearwater.levels import Level, Pair
     from clearwater.likelihood import Bound, bound
     from clearwater.networks import UNet
-    from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError
+    from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError, TwoNoises
     from clearwater.ode_likelihood import flow_likelihood, flow_log_prob
     from clearwater.optimal_variance import fit_optimal_variance
     from clearwater.process import marginal, posterior, transition
@@ -141,8 +147,8 @@ if TYPE_CHECKING:
         sampling_states,
         slerp,
     )
-    from clearwater.schedules import VE, VP, RectifiedFlow
-    from clearwater.targets import X0, Eps, Mean, Prediction, Score, Target, V, Velocity
+    from clearwater.schedules import VE, VP, CosineSchedule, RectifiedFlow, StochasticInterpolant
+    from clearwater.targets import X0, Eps, Mean, PathVelocity, Prediction, Score, Target, V, Velocity, velocity
     from clearwater.times import LogitNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
     from clearwater.training import EMA, RunFolder, Trainer, load_denoiser
     from clearwater.variances import FixedLarge, FixedSmall, LearnedNetwork, LearnedRange, Optimal, Variance
@@ -166,6 +172,7 @@ __all__ = [
     "ClearwaterError",
     "Clipped",
     "Config",
+    "CosineSchedule",
     "DPMSolver",
     "Denoiser",
     "Downsampled",
@@ -197,8 +204,10 @@ __all__ = [
     "MinSNR",
     "NetworkDenoiser",
     "Objective",
+    "OnChain",
     "Optimal",
     "Pair",
+    "PathVelocity",
     "Posterior",
     "Prediction",
     "RePaint",
@@ -211,9 +220,11 @@ __all__ = [
     "SinglestepDPMSolver",
     "SquaredError",
     "Stepper",
+    "StochasticInterpolant",
     "Target",
     "TimeSampler",
     "Trainer",
+    "TwoNoises",
     "UNet",
     "UniPC",
     "Uniform",
@@ -241,6 +252,7 @@ __all__ = [
     "sampling_states",
     "slerp",
     "transition",
+    "velocity",
 ]
 
 

@@ -15,7 +15,7 @@ from clearwater.errors import InputError
 from clearwater.learned_chain import LearnedChain
 from clearwater.networks.unet import UNet
 from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError
-from clearwater.targets import X0, Eps, Mean, Score, Target, V, Velocity
+from clearwater.targets import X0, Eps, Mean, PathVelocity, Score, Target, V, Velocity
 from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
 from clearwater.variances import LevelVariance, variance
 from clearwater.weights import P2, BoundWeight, EDMWeight, MinSNR, SigmoidWeight, Unweighted, Weight
@@ -74,7 +74,11 @@ def _processor_has_bf16() -> bool:
 
 
 def build_target(objective: ObjectiveConfig, on: Chain) -> Target:
-    """What the network predicts."""
+    """What the network predicts on this chain.
+
+    Raises:
+        InputError: the target is the velocity of a continuous path, and the chain is a table.
+    """
     match objective.target:
         case "eps":
             return Eps()
@@ -84,6 +88,13 @@ def build_target(objective: ObjectiveConfig, on: Chain) -> Target:
             return V()
         case "velocity":
             return Velocity()
+        case "path_velocity":
+            if on.schedule is None:
+                raise InputError(
+                    "The target path_velocity is that of a continuous path, and the chain is none: set chain.name to "
+                    "vp or flow, or objective.target to v."
+                )
+            return PathVelocity(on.schedule)
         case "score":
             return Score()
         case "mean":

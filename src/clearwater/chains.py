@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -17,11 +18,11 @@ from torch import Tensor
 from clearwater.errors import InputError
 from clearwater.interpolation import interpolated
 from clearwater.levels import Level, Pair
-from clearwater.schedules import Schedule
+from clearwater.schedules import VP, RectifiedFlow, Schedule, level_at_log_snr
 
 __all__ = ["Chain", "ChainName", "chain", "cosine", "half_linear", "linear", "sigmoid"]
 
-ChainName = Literal["linear", "half_linear", "cosine", "sigmoid"]
+ChainName = Literal["linear", "half_linear", "cosine", "sigmoid", "vp", "flow"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,11 @@ class Chain:
 
     Attributes:
         levels: the levels, shape (T + 1,); level 0 is data.
+        schedule: the continuous path that they lie on, each at its `time`; None for a table.
     """
 
     levels: Level
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
         if self.levels.alpha.ndim != 1 or len(self.levels) < 2:
@@ -61,7 +64,7 @@ class Chain:
     @classmethod
     def from_schedule(cls, schedule: Schedule, T: int) -> Chain:
         """A continuous schedule cut into T steps of equal time."""
-        return cls(schedule(torch.linspace(0, 1, _steps(T) + 1, dtype=torch.float64)))
+        return cls(schedule(torch.linspace(0, 1, _steps(T) + 1, dtype=torch.float64)), schedule)
 
     @property
     def T(self) -> int:
@@ -122,7 +125,8 @@ class Chain:
     def at_log_snr(self, log_snr: Tensor) -> Level:
         """The levels with these log-SNR, which may lie between the chain's own.
 
-        Between two neighbours the time and the logarithm of alpha² + sigma² are interpolated in log-SNR.
+        On a schedule they are the schedule's. Without one the time and the logarithm of alpha² + sigma² are
+        interpolated in log-SNR between two neighbours.
 
         Args:
             log_snr: any shape, within what the levels above data have that have any signal.
@@ -137,10 +141,31 @@ class Chain:
                 f"This chain's levels have a log-SNR from {-float(rising[-1]):.4g} to {-float(rising[0]):.4g}, and "
                 f"levels from {float(-wanted.max()):.4g} to {float(-wanted.min()):.4g} were asked for."
             )
+        if self.schedule is not None:
+            return level_at_log_snr(self.schedule, -wanted)
         log_norm = 0.5 * (known.alpha.square() + known.sigma.square()).log()
         norm = interpolated(wanted, rising, log_norm).exp()
         time = interpolated(wanted, rising, known.time)
         return Level(norm * torch.sigmoid(-wanted).sqrt(), norm * torch.sigmoid(wanted).sqrt(), time)
+
+    def along(self, schedule: Schedule) -> Chain:
+        """The chain on another path that has this one's signal-to-noise ratios, level by level.
+
+        A denoiser of this chain is one of that chain too (`OnChain`).
+
+        Raises:
+            InputError: the path has not all of them.
+        """
+        wanted = self.levels.log_snr
+        levels = level_at_log_snr(schedule, wanted)
+        if not torch.allclose(schedule(levels.time).log_snr, wanted, rtol=1e-6, atol=1e-6):
+            ends = schedule(torch.tensor([1e-9, 1.0], dtype=torch.float64)).log_snr
+            raise InputError(
+                f"This chain's log-SNR falls from {float(wanted[1]):.4g} to {float(wanted[-1]):.4g}, and that of the "
+                f"path from {float(ends[0]):.4g} to {float(ends[1]):.4g}: use a path that begins with less noise and "
+                "ends with more."
+            )
+        return Chain(levels, schedule)
 
     def strided(self, K: int) -> Chain:
         """K steps over this chain's own levels, evenly spread, from level T to data.
@@ -150,7 +175,7 @@ class Chain:
         if not 1 <= K <= self.T:
             raise InputError(f"This chain has {self.T} steps, so from 1 to {self.T} can be taken, not {K}.")
         index = torch.linspace(0, self.T, K + 1, dtype=torch.float64).round().long()
-        return Chain(self.levels[index])
+        return Chain(self.levels[index], self.schedule)
 
 
 def _steps(T: int) -> int:
@@ -205,11 +230,13 @@ _NAMED: dict[ChainName, Callable[[int], Chain]] = {
     "half_linear": half_linear,
     "cosine": cosine,
     "sigmoid": sigmoid,
+    "vp": partial(Chain.from_schedule, VP()),
+    "flow": partial(Chain.from_schedule, RectifiedFlow()),
 }
 
 
 def chain(name: str, T: int = 1000) -> Chain:
-    """The chain of this name with T steps: linear, half_linear, cosine or sigmoid."""
+    """The chain of this name with T steps: linear, half_linear, cosine, sigmoid, vp or flow."""
     for known in get_args(ChainName):
         if name == known:
             return _NAMED[known](T)

@@ -34,7 +34,7 @@ Small = Annotated[int, Field(ge=1, le=64)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 # The names that `chains` and `variances` know, and learned (a test compares them): torch is not loaded to check one.
-ChainName = Literal["linear", "half_linear", "cosine", "sigmoid", "learned"]
+ChainName = Literal["linear", "half_linear", "cosine", "sigmoid", "vp", "flow", "learned"]
 VarianceName = Literal["fixed_small", "fixed_large", "learned_range"]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_square)]
 
@@ -102,7 +102,9 @@ class ChainConfig(_Section):
     """The noise levels and the reverse variance."""
 
     name: ChainName = _setting(
-        "linear", "linear, half_linear, cosine, sigmoid, or learned: trained through the bound, with loss vlb"
+        "linear",
+        "linear, half_linear, cosine, sigmoid; vp, the SDE of which linear is a cut; flow, the straight path of "
+        "rectified flow, for every target but eps and score; or learned: trained through the bound, with loss vlb",
     )
     levels: int = _setting(1000, "T, the number of steps from data to the prior", ge=1, le=10**6)
     variance: VarianceName = _setting(
@@ -120,8 +122,10 @@ class ObjectiveConfig(_Section):
         "squared: the weighted error of the target; vlb: the whole bound; hybrid: squared + share · vlb, for a "
         "learned range; euclidean: the error of x_s itself; variance is what `clearwater variance` trains",
     )
-    target: Literal["eps", "x0", "v", "velocity", "score", "mean"] = _setting(
-        "eps", "eps, x0, v, velocity, score or mean"
+    target: Literal["eps", "x0", "v", "velocity", "path_velocity", "score", "mean"] = _setting(
+        "eps",
+        "eps, x0, v, velocity (eps - x_0, that of the chain flow), path_velocity (that of the chain vp or flow), score "
+        "or mean",
     )
     weight: Literal["unweighted", "bound", "min_snr", "edm", "p2", "sigmoid"] = _setting(
         "unweighted",

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from clearwater.chains import Chain
+from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
-from clearwater.levels import Level, Pair
+from clearwater.levels import Level, Pair, scale
 from clearwater.process import posterior
 from clearwater.targets import Prediction, Target, prediction_from_x_0
 from clearwater.variances import Variance
 
-__all__ = ["Around", "Clipped", "Denoiser", "NetworkDenoiser"]
+__all__ = ["Around", "Clipped", "Denoiser", "NetworkDenoiser", "OnChain"]
 
 
 class Denoiser(ABC):
@@ -130,3 +131,68 @@ class Clipped(Around):
     def __call__(self, x_t: Tensor, t: Level) -> Prediction:
         prediction = self.denoiser(x_t, t)
         return prediction_from_x_0(prediction.x_0.clamp(self.low, self.high), x_t, t, prediction.extra)
+
+
+class OnChain(Around):
+    """Another denoiser on the levels of another chain, such as one of a flow: no training is needed.
+
+    Levels of one signal-to-noise ratio differ by a factor alone, so x_t becomes what the other denoiser knows if it is
+    multiplied by the ratio of the alphas, which is that of the sigmas. The x_0 and the eps in it stay the same, and a
+    reverse step is the other denoiser's own at another scale: the same model, with the same bound but for the prior.
+
+    Args:
+        denoiser: the other one; its variance is kept.
+        chain: the levels, within the log-SNR that the denoiser's own chain has; `Chain.along` makes such a chain.
+
+    Raises:
+        InputError: the denoiser knows less of noise, or of data, than the chain asks for.
+    """
+
+    def __init__(self, denoiser: Denoiser, chain: Chain) -> None:
+        super().__init__(denoiser)
+        self.chain = chain
+        self._known(chain.levels[1:])
+
+    def __call__(self, x_t: Tensor, t: Level) -> Prediction:
+        known = self._known(t)
+        return self.denoiser(scale(_ratio(known, t), x_t), known)
+
+    def reverse_from(self, prediction: Prediction, x_t: Tensor, pair: Pair) -> Gaussian:
+        # The other's step at its own scale, since its variance may be of its own levels, and back.
+        s, t = self._known(pair.s), self._known(pair.t)
+        to_s, to_t = _ratio(s, pair.s), _ratio(t, pair.t)
+        decoder, at_data = pair.decoder_variance, pair.s.sigma == 0
+        if decoder is not None and bool(at_data.any()):  # the variance of level 1, from which steps to data come
+            decoder = decoder * to_t[at_data].square().flatten()[0]
+        step = self.denoiser.reverse_from(prediction, scale(to_t, x_t), Pair(s, t, decoder_variance=decoder))
+        return Gaussian(scale(1 / to_s, step.mean), scale(1 / to_s.square(), step.variance))
+
+    def _known(self, t: Level) -> Level:
+        """The levels of the other denoiser with the signal-to-noise ratios of `t`."""
+        levels = self.denoiser.chain.levels
+        silent, data = t.alpha == 0, t.sigma == 0
+        if bool(silent.any()) and float(levels.alpha[-1]) != 0:
+            raise InputError(f"The chain has a level without signal, and the denoiser's own chain has none{_INSTEAD}")
+        try:
+            # What is asked for in place of the ends does not count.
+            known = self.denoiser.chain.at_log_snr(t.log_snr.where(~(silent | data), levels[1].log_snr))
+        except InputError as error:
+            raise InputError(f"{str(error).removesuffix('.')}{_INSTEAD}") from None
+        return Level(
+            *(
+                torch.where(silent, end, torch.where(data, start, between))
+                for end, start, between in (
+                    (levels.alpha[-1], levels.alpha[0], known.alpha),
+                    (levels.sigma[-1], levels.sigma[0], known.sigma),
+                    (levels.time[-1], levels.time[0], known.time),
+                )
+            )
+        )
+
+
+_INSTEAD = ": use a chain with the denoiser's signal-to-noise ratios, denoiser.chain.along(schedule)."
+
+
+def _ratio(known: Level, t: Level) -> Tensor:
+    """What x_t is multiplied by: the ratio of the alphas, which is that of the sigmas; that of the larger two."""
+    return torch.where(t.sigma > t.alpha, known.sigma / t.sigma, known.alpha / t.alpha)

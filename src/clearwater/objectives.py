@@ -16,17 +16,19 @@ from torch import Tensor
 
 from clearwater.decoders import DiscretizedDecoder
 from clearwater.denoisers import Denoiser, NetworkDenoiser
+from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
 from clearwater.levels import Level, Pair, scale
 from clearwater.likelihood import prior_term, step_term
 from clearwater.process import posterior, transition
 from clearwater.randomness import Randomness, normal_like, uniform
-from clearwater.targets import Prediction
+from clearwater.schedules import StochasticInterpolant
+from clearwater.targets import PathVelocity, Prediction
 from clearwater.times import TimeSampler, Uniform
 from clearwater.variances import LearnedNetwork, LevelVariance
 from clearwater.weights import Unweighted, Weight
 
-__all__ = ["VLB", "Euclidean", "Hybrid", "Objective", "SquaredError", "VarianceBound"]
+__all__ = ["VLB", "Euclidean", "Hybrid", "Objective", "SquaredError", "TwoNoises", "VarianceBound"]
 
 
 class Objective(ABC):
@@ -154,6 +156,33 @@ class Euclidean(Objective):
         x_t = transition(x_s, pair).sample(normal_like(x_0, source))
         error = x_s - denoiser.reverse(x_t, pair).mean
         return scale(1 / (2 * self.variance(pair)), error.square().flatten(1).mean(1))
+
+
+@dataclass(frozen=True)
+class TwoNoises(Objective):
+    """``‖z - x_0 + gamma' z' - y_θ(x_t, t)‖² / D``: a `StochasticInterpolant`'s velocity with its two noises apart.
+
+    Given x_t and x_0 the mean of that velocity is the `PathVelocity` of the one noise that they make, so the minimiser
+    is that of `SquaredError`; the gradient varies more, by (gamma - t gamma')² / sigma² in each pixel of y (Albergo,
+    Boffi & Vanden-Eijnden 2023). Where gamma is 0, as at t = 1, x_t has but one noise, and y is that of `SquaredError`.
+    """
+
+    times: TimeSampler = field(default_factory=Uniform)
+
+    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, source: Randomness) -> Tensor:
+        path = denoiser.target.schedule if isinstance(denoiser.target, PathVelocity) else None
+        if not isinstance(path, StochasticInterpolant):
+            raise InputError(
+                "Two noises are those of a stochastic interpolant: give the denoiser the target "
+                "PathVelocity(StochasticInterpolant()), or take SquaredError."
+            )
+        t, z, between = denoiser.chain.levels[k], normal_like(x_0, source), normal_like(x_0, source)
+        gamma, slope = path.gamma(t.time)
+        x_t = scale(t.alpha, x_0) + scale(t.time, z) + scale(gamma, between)
+        y = z - x_0 + scale(slope.where(gamma > 0, 0.0), between)
+        merged = (gamma == 0).to(x_0.device).reshape(-1, *[1] * (x_0.ndim - 1))
+        error = torch.where(merged, denoiser.target.value(x_0, z, t), y) - denoiser.output(x_t, t)[:, : x_0.shape[1]]
+        return error.square().flatten(1).mean(1)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from clearwater.denoisers import Denoiser
 from clearwater.errors import InputError
 from clearwater.gaussians import Gaussian
 from clearwater.likelihood import batched, chain_of, on_grid
-from clearwater.probability_flow import norm_of, probability_flow
+from clearwater.probability_flow import flow_by_angle, norm_of, probability_flow
 from clearwater.randomness import generator
 from clearwater.world import World
 
@@ -149,35 +149,42 @@ def flow_log_prob(
     calls, furthest = 0, 0.0
     ends = -log_snr[[0, -1]].to(x.device) / 2
 
-    def velocity(u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        nonlocal calls, furthest
+    def changes(flow: _Flow, u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        nonlocal calls
         calls += 1
+        with torch.enable_grad():
+            z = state[0].detach().requires_grad_()
+            change = flow(denoiser, z, float(u))
+            divergence = _exact_trace(change, z) if signs is None else _hutchinson(change, z, signs)
+        return change.detach(), divergence
+
+    def watched(u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        nonlocal furthest
         if progress is not None:
             # The solver looks beyond the end, and back where it takes a step anew.
             furthest = min(1.0, max(furthest, float((u - ends[0]) / (ends[1] - ends[0]))))
             progress(furthest)
-        with torch.enable_grad():
-            z = state[0].detach().requires_grad_()
-            change = probability_flow(denoiser, z, float(u))
-            divergence = _exact_trace(change, z) if signs is None else _hutchinson(change, z, signs)
-        return change.detach(), divergence
+        return changes(probability_flow, u, state)
 
-    start = x * math.sqrt(float(torch.sigmoid(log_snr[0])))
-    z, change = odeint(
-        velocity,
-        (start, x.new_zeros(len(x))),
-        ends,
-        rtol=tolerance,
-        atol=tolerance,
-        method="dopri5",
-        # The few log densities weigh as much as the many pixels.
-        options={"norm": lambda state: torch.maximum(_rms(state[0]), _rms(state[1] / D))},
-    )
-    last = chain.levels[-1]  # which the prior is of, also where the flow ends one level before
+    # The few log densities weigh as much as the many pixels.
+    options: dict[str, object] = {"norm": lambda state: torch.maximum(_rms(state[0]), _rms(state[1] / D))}
+    solve = partial(odeint, rtol=tolerance, atol=tolerance, method="dopri5")
+    start = x * math.sqrt(float(torch.sigmoid(log_snr[0]))), x.new_zeros(len(x))
+    z, change = (found[-1] for found in solve(watched, start, ends, options=options))
+    if len(log_snr) < chain.T and chain.schedule is not None:
+        angles = torch.stack([ends[1].exp().atan(), ends.new_tensor(math.pi / 2)])
+        options["step_t"] = angles[1:]  # beyond pure noise there is nothing to look at
+        z, change = (
+            found[-1] for found in solve(partial(changes, flow_by_angle), (z, change), angles, options=options)
+        )
+    last = chain.levels[-1]  # which the prior is of, also where a table's flow ends one level before
     variance = chain.prior_variance / norm_of(last).square()
-    prior = Gaussian(torch.zeros_like(x), variance.to(x)).log_prob(z[-1]).flatten(1).sum(1)
+    prior = Gaussian(torch.zeros_like(x), variance.to(x)).log_prob(z).flatten(1).sum(1)
     # The Jacobian of z = x · alpha / √(alpha² + sigma²) at the start.
-    return prior + change[-1] + 0.5 * D * float(torch.nn.functional.logsigmoid(log_snr[0])), calls
+    return prior + change + 0.5 * D * float(torch.nn.functional.logsigmoid(log_snr[0])), calls
+
+
+_Flow = Callable[[Denoiser, Tensor, float], Tensor]
 
 
 def _report(progress: Callable[[float], None] | None, before: float, share: float, fraction: float) -> None:

@@ -33,6 +33,10 @@ OBJECTIVES: dict[str, dict[str, dict[str, str]]] = {
     "edm": {"objective": {"loss": "squared", "target": "v", "weight": "edm", "times": "log_normal"}},
     "p2": {"objective": {"loss": "squared", "target": "eps", "weight": "p2"}},
     "sigmoid": {"objective": {"loss": "squared", "target": "v", "weight": "sigmoid"}},
+    "flow": {
+        "objective": {"loss": "squared", "target": "velocity", "weight": "unweighted"},
+        "chain": {"name": "flow"},
+    },
 }
 
 # Settings of one choice alone: which setting makes it, and by what it is made.

@@ -18,8 +18,21 @@ from torch import Tensor
 from clearwater.chains import Chain
 from clearwater.errors import InputError
 from clearwater.levels import Level, scale
+from clearwater.schedules import Schedule, slopes
 
-__all__ = ["X0", "Eps", "Mean", "Prediction", "Score", "Target", "V", "Velocity", "prediction_from_x_0"]
+__all__ = [
+    "X0",
+    "Eps",
+    "Mean",
+    "PathVelocity",
+    "Prediction",
+    "Score",
+    "Target",
+    "V",
+    "Velocity",
+    "prediction_from_x_0",
+    "velocity",
+]
 
 
 @dataclass(frozen=True)
@@ -62,10 +75,12 @@ class Target(ABC):
         """
         a, b = self.row(t)
         det = t.alpha * b - t.sigma * a
-        if not bool((det.isfinite() & (det != 0)).all()):
+        solved = det.isfinite() & (det != 0)
+        if not bool(solved.all()):
+            alpha, sigma = (float(part[~solved].flatten()[0]) for part in (t.alpha, t.sigma))
             raise InputError(
-                f"The target {type(self).__name__} says nothing about x_0 at a level with alpha = "
-                f"{t.alpha.min():.3g}, sigma = {t.sigma.min():.3g}: use V, or a chain that ends above zero SNR."
+                f"The target {type(self).__name__} says nothing about x_0 at a level with alpha = {alpha:.3g}, sigma = "
+                f"{sigma:.3g}: use V, or a chain that ends above zero SNR."
             )
         return a, b, det
 
@@ -116,6 +131,47 @@ class Velocity(Target):
 
     def row(self, t: Level) -> tuple[Tensor, Tensor]:
         return -torch.ones_like(t.alpha), torch.ones_like(t.alpha)
+
+
+@dataclass(frozen=True)
+class PathVelocity(Target):
+    """alpha' · x_0 + sigma' · eps, the velocity of any path at its own time (Lipman et al. 2022, theorem 3).
+
+    On `RectifiedFlow` it is `Velocity`, on `CosineSchedule` π/2 times `V`, and on alpha = 1, sigma = t it is `Eps`.
+
+    Attributes:
+        schedule: the path of the network's training; the target is defined at its levels alone.
+    """
+
+    schedule: Schedule
+
+    def row(self, t: Level) -> tuple[Tensor, Tensor]:
+        path = self.schedule(t.time)
+        if not (torch.allclose(path.alpha, t.alpha) and torch.allclose(path.sigma, t.sigma)):
+            raise InputError(
+                "The target PathVelocity is defined on its own path alone, and a level is asked for that is not of it: "
+                "use a chain that is cut from that schedule (Chain.from_schedule), or train another target, such as V."
+            )
+        a, b = slopes(self.schedule, t.time)
+        if not bool((a.isfinite() & b.isfinite()).all()):
+            raise InputError(
+                f"The path is vertical at a time from {float(t.time.min()):.3g} to {float(t.time.max()):.3g}, where it "
+                "has no velocity: use a chain without that level, or train another target, such as V."
+            )
+        return a, b
+
+
+def velocity(prediction: Prediction, t: Level, schedule: Schedule) -> Tensor:
+    """The velocity of the path at x_t that follows from a prediction of any target, shape of x_t.
+
+    If the prediction is E[· | x_t] it is the marginal velocity, whose ODE dx/dt carries noise to data.
+
+    Args:
+        prediction: what a denoiser says of x_t.
+        t: the level of x_t, on the path.
+        schedule: the path.
+    """
+    return PathVelocity(schedule).value(prediction.x_0, prediction.eps, t)
 
 
 @dataclass(frozen=True)

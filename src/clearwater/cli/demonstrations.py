@@ -115,7 +115,7 @@ def gradients(run: Run, data: Data, out: Png, seed: Seed = 0, device: Device = "
 
 def weights(
     out: Png,
-    chain: Annotated[str, typer.Option(help="linear, half_linear, cosine or sigmoid.")] = "linear",
+    chain: Annotated[str, typer.Option(help="linear, half_linear, cosine, sigmoid, vp or flow.")] = "linear",
     variance: Annotated[Literal["fixed_large", "fixed_small"], typer.Option(help="sigma_q².")] = "fixed_large",
     levels: Annotated[int, typer.Option("--levels", min=2, help="Steps of the chain.")] = 1000,
 ) -> None:

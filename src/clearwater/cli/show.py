@@ -41,7 +41,7 @@ def forward(
     out: PictureFile,
     chain: Annotated[
         str | None,
-        typer.Option(help="linear, half_linear, cosine or sigmoid.", show_default="linear; of a RUN its own"),
+        typer.Option(help="linear, half_linear, cosine, sigmoid, vp or flow.", show_default="linear; of a RUN its own"),
     ] = None,
     n: Images = None,
     seed: Seed = 0,
@@ -119,7 +119,9 @@ def reverse(
 def chain(
     name: Annotated[
         str,
-        typer.Argument(help="linear, half_linear, cosine, sigmoid, or a RUN, for a learned one.", show_default=False),
+        typer.Argument(
+            help="linear, half_linear, cosine, sigmoid, vp, flow, or a RUN, for a learned one.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The file, .png.", show_default=False)],
     levels: Annotated[

@@ -1,0 +1,89 @@
+"""A flow through the commands that diffusion has: trained, shown, sampled, measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from clearwater import DDIM, Clipped, Config, Velocity, bound, load_denoiser, load_images, sample
+from clearwater.cli import run
+from clearwater.ode_likelihood import flow_likelihood
+from clearwater.randomness import ImageNoise
+
+HELD_OUT = load_images("fashion-mini", split="held_out").images.double() / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def flow(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flow")
+    (folder / "tiny.toml").write_text(tiny("data.size=28", "objective=flow").to_toml())
+    options = ["--out", str(folder / "run"), "--config", str(folder / "tiny.toml"), "--device", "cpu"]
+    assert run(["train", "fashion-mini", *options]) == 0
+    return folder / "run"
+
+
+def test_the_run_is_of_the_straight_path_and_its_velocity(flow: Path) -> None:
+    denoiser = load_denoiser(flow, "cpu")
+    assert isinstance(denoiser.target, Velocity)
+    assert denoiser.chain.levels.alpha.tolist() == pytest.approx([1 - k / 10 for k in range(11)], abs=1e-15)
+    assert denoiser.chain.schedule is not None
+
+
+def test_ddim_on_it_is_euler_s_method_for_the_network_s_velocity(flow: Path) -> None:
+    """x_{t-h} = x_t - h · v(x_t, t), which is all that a sampler of rectified flow is."""
+    denoiser = load_denoiser(flow, "cpu")
+    made = sample(denoiser, 3, (1, 28, 28), seed=4, stepper=DDIM())
+    x = ImageNoise(4, range(3), (1, 28, 28), torch.device("cpu"))()
+    with torch.inference_mode():
+        for k in range(10, 0, -1):
+            x = x - 0.1 * denoiser.network(x, torch.full((3,), k / 10))
+    torch.testing.assert_close(made, x, rtol=1e-4, atol=1e-4)
+
+
+def test_its_bound_and_its_likelihood_are_the_library_s_and_its_prior_is_exact(
+    flow: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    denoiser = Clipped(load_denoiser(flow, "cpu"))
+    for options, expected in (
+        (["--n", "6", "--batch", "6"], bound(denoiser, HELD_OUT[:6], batch=6).total),
+        (["--n", "2", "--ode", "--tolerance", "1e-3"], flow_likelihood(denoiser, HELD_OUT[:2], tolerance=1e-3).total),
+    ):
+        capsys.readouterr()
+        assert run(["bound", str(flow), "fashion-mini", "--device", "cpu", "--json", *options]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["total"] == pytest.approx(expected, rel=1e-6)
+        assert found.get("prior", 0.0) == 0.0
+
+
+@pytest.mark.parametrize("name", ["flow", "vp"])
+def test_the_paths_are_shown_by_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "chain", name, "--levels", "100", "--out", str(tmp_path / "chain.png")]) == 0
+    # 2 log(0.99 / 0.01) and -inf; -log(exp(∫β) - 1) of VP, with ∫β = 0.1 t + 9.95 t².
+    first, last = {
+        "flow": (2 * math.log(99), -math.inf),
+        "vp": tuple(-math.log(math.expm1(x)) for x in (0.001995, 10.05)),
+    }[name]
+    assert capsys.readouterr().out == f"log SNR {first:.3f} at level 1, {last:.3f} at level 100\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train fashion-mini --out TMP/out --set objective=simple --set chain.name=flow", "use V, or a chain"),
+        ("train fashion-mini --out TMP/out --set objective=v --set objective.target=path_velocity", "chain.name to vp"),
+        ("show weights --chain flow --out TMP/weights.png", "use V, or a chain"),
+        ("show chain interpolant --out TMP/chain.png", "sigmoid, vp, flow"),
+    ],
+)
+def test_what_has_no_meaning_on_a_path_is_refused_in_a_sentence(
+    line: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(line.replace("TMP", str(tmp_path)).split()) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert said in message
+    assert message.endswith(".")
