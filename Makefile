@@ -23,7 +23,7 @@ lint: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps torchcfm pot
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps torchcfm
 	touch $@
 
 clean:

@@ -11,7 +11,7 @@ from scipy import special, stats
 
 from clearwater.chains import cosine
 from clearwater.errors import InputError
-from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, Uniform
+from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, Mode, Shifted, Uniform
 
 
 def generator(seed=0):
@@ -67,8 +67,16 @@ def fed(sizes, history=10, uniform=0.001):
 
 @pytest.mark.parametrize(
     "times",
-    [Uniform(), LowDiscrepancy(), LogitNormal(), LossAware(7), fed([1.0, 5.0, 0.1, 2.0, 2.0, 0.5, 9.0])],
-    ids=["uniform", "low discrepancy", "logit-normal", "importance at first", "importance"],
+    [
+        Uniform(),
+        LowDiscrepancy(),
+        LogitNormal(),
+        Mode(),
+        Shifted(Uniform(), 3.0),
+        LossAware(7),
+        fed([1.0, 5.0, 0.1, 2.0, 2.0, 0.5, 9.0]),
+    ],
+    ids=["uniform", "low discrepancy", "logit-normal", "mode", "shifted", "importance at first", "importance"],
 )
 def test_levels_are_whole_numbers_of_the_chain_and_weights_are_float64(times):
     drawn, weight = times(500, 7, generator())
@@ -248,3 +256,37 @@ def test_log_normal_draws_the_level_next_to_a_normal_log_sigma():
     assert weight.unique().tolist() == [1.0]
     with pytest.raises(InputError, match="above zero"):
         LogNormal(chain, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 1.29, 2 / (math.pi - 2)])
+def test_mode_times_have_the_density_of_the_paper(scale):
+    """Esser et al. 2024, eq. 20: t = f(u) falls from 1 to 0, so P(t > f(u)) = u."""
+    drawn = (Mode(scale)(20_000, 10**6, generator(1))[0] - 0.5) / 10**6
+
+    def f(u):
+        return 1 - u - scale * (np.cos(np.pi / 2 * u) ** 2 - 1 + u)
+
+    u = np.linspace(0, 1, 4001)
+    assert np.all(np.diff(f(u)) <= 1e-12)
+    assert stats.kstest(drawn.numpy(), lambda t: 1 - np.interp(t, f(u)[::-1], u[::-1])).pvalue > 1e-3
+
+
+def test_mode_draws_the_middle_more_often_and_leaves_no_end_out():
+    drawn = torch.bincount(Mode()(60_000, 5, generator(2))[0], minlength=6)[1:] / 60_000
+    assert drawn[2] > 0.25
+    assert drawn.min() > 0.08  # of the logit-normal it is 0.083 at both ends, and falls to zero there
+    with pytest.raises(InputError, match="goes from -1 to"):
+        Mode(1.8)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_shifted_times_are_moved_in_log_snr(shift):
+    """On the flow log-SNR is 2 log((1 - t) / t): a shift takes 2 log(shift) from it (Esser et al. 2024, eq. 23)."""
+    drawn = (Shifted(Uniform(), shift)(20_000, 10**5, generator(3))[0] - 0.5) / 10**5
+    moved = torch.special.logit(drawn) - math.log(shift)
+    assert stats.kstest(torch.sigmoid(moved).numpy(), "uniform").pvalue > 1e-3
+    of_middle = Shifted(LogitNormal(0.3, 0.8), shift)(20_000, 10**5, generator(4))[0]
+    logit = torch.special.logit((of_middle - 0.5) / 10**5)
+    assert stats.kstest(logit.numpy(), "norm", args=(0.3 + math.log(shift), 0.8)).pvalue > 1e-3
+    with pytest.raises(InputError, match="above zero"):
+        Shifted(Uniform(), 0.0)

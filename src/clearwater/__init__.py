@@ -20,6 +20,7 @@ _HOME = {
     "Clipped": "clearwater.denoisers",
     "Config": "clearwater.config",
     "CosineSchedule": "clearwater.schedules",
+    "Coupling": "clearwater.couplings",
     "DDIM": "clearwater.sampling",
     "Denoiser": "clearwater.denoisers",
     "Downsampled": "clearwater.inverse",
@@ -46,6 +47,7 @@ _HOME = {
     "Guided": "clearwater.guidance",
     "Heun": "clearwater.sampling",
     "Hybrid": "clearwater.objectives",
+    "Independent": "clearwater.couplings",
     "InputError": "clearwater.errors",
     "interpolate_encoded": "clearwater.sampling",
     "LearnedChain": "clearwater.learned_chain",
@@ -62,10 +64,12 @@ _HOME = {
     "Mean": "clearwater.targets",
     "Measurement": "clearwater.inverse",
     "MinSNR": "clearwater.weights",
+    "Mode": "clearwater.times",
     "NetworkDenoiser": "clearwater.denoisers",
     "Objective": "clearwater.objectives",
     "OnChain": "clearwater.denoisers",
     "Optimal": "clearwater.variances",
+    "OptimalTransport": "clearwater.couplings",
     "P2": "clearwater.weights",
     "Pair": "clearwater.levels",
     "PathVelocity": "clearwater.targets",
@@ -76,13 +80,16 @@ _HOME = {
     "RePaint": "clearwater.sampling",
     "Repeated": "clearwater.sampling",
     "RunFolder": "clearwater.training",
+    "RungeKutta": "clearwater.sampling",
     "sample": "clearwater.sampling",
     "sampler": "clearwater.sampling",
     "sampling_states": "clearwater.sampling",
     "Score": "clearwater.targets",
     "SDEDPMSolver": "clearwater.sampling",
+    "Shifted": "clearwater.times",
     "SigmoidWeight": "clearwater.weights",
     "SinglestepDPMSolver": "clearwater.sampling",
+    "Sinkhorn": "clearwater.couplings",
     "slerp": "clearwater.sampling",
     "SquaredError": "clearwater.objectives",
     "Stepper": "clearwater.sampling",
@@ -112,6 +119,7 @@ if TYPE_CHECKING:
     from clearwater.bound_estimate import estimate_bound
     from clearwater.chains import Chain, chain
     from clearwater.config import Config
+    from clearwater.couplings import Coupling, Independent, OptimalTransport, Sinkhorn
     from clearwater.data import load_images
     from clearwater.denoisers import Clipped, Denoiser, NetworkDenoiser, OnChain
     from clearwater.errors import ClearwaterError, InputError
@@ -136,6 +144,7 @@ if TYPE_CHECKING:
         Heun,
         RePaint,
         Repeated,
+        RungeKutta,
         SDEDPMSolver,
         SinglestepDPMSolver,
         Stepper,
@@ -149,7 +158,7 @@ if TYPE_CHECKING:
     )
     from clearwater.schedules import VE, VP, CosineSchedule, RectifiedFlow, StochasticInterpolant
     from clearwater.targets import X0, Eps, Mean, PathVelocity, Prediction, Score, Target, V, Velocity, velocity
-    from clearwater.times import LogitNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
+    from clearwater.times import LogitNormal, LossAware, LowDiscrepancy, Mode, Shifted, TimeSampler, Uniform
     from clearwater.training import EMA, RunFolder, Trainer, load_denoiser
     from clearwater.variances import FixedLarge, FixedSmall, LearnedNetwork, LearnedRange, Optimal, Variance
     from clearwater.weights import P2, BoundWeight, EDMWeight, MinSNR, SigmoidWeight, Unweighted, Weight
@@ -173,6 +182,7 @@ __all__ = [
     "Clipped",
     "Config",
     "CosineSchedule",
+    "Coupling",
     "DPMSolver",
     "Denoiser",
     "Downsampled",
@@ -190,6 +200,7 @@ __all__ = [
     "Guided",
     "Heun",
     "Hybrid",
+    "Independent",
     "InputError",
     "LearnedChain",
     "LearnedNetwork",
@@ -202,10 +213,12 @@ __all__ = [
     "Mean",
     "Measurement",
     "MinSNR",
+    "Mode",
     "NetworkDenoiser",
     "Objective",
     "OnChain",
     "Optimal",
+    "OptimalTransport",
     "Pair",
     "PathVelocity",
     "Posterior",
@@ -214,10 +227,13 @@ __all__ = [
     "RectifiedFlow",
     "Repeated",
     "RunFolder",
+    "RungeKutta",
     "SDEDPMSolver",
     "Score",
+    "Shifted",
     "SigmoidWeight",
     "SinglestepDPMSolver",
+    "Sinkhorn",
     "SquaredError",
     "Stepper",
     "StochasticInterpolant",

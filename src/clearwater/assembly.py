@@ -9,6 +9,7 @@ import torch
 
 from clearwater.chains import Chain, chain
 from clearwater.config import ChainConfig, Config, ObjectiveConfig
+from clearwater.couplings import Coupling, Independent, OptimalTransport, Sinkhorn
 from clearwater.data.augmentation import AUGMENTED
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
@@ -16,7 +17,7 @@ from clearwater.learned_chain import LearnedChain
 from clearwater.networks.unet import UNet
 from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError
 from clearwater.targets import X0, Eps, Mean, PathVelocity, Score, Target, V, Velocity
-from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
+from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, Mode, Shifted, TimeSampler, Uniform
 from clearwater.variances import LevelVariance, variance
 from clearwater.weights import P2, BoundWeight, EDMWeight, MinSNR, SigmoidWeight, Unweighted, Weight
 
@@ -102,7 +103,33 @@ def build_target(objective: ObjectiveConfig, on: Chain) -> Target:
 
 
 def build_times(objective: ObjectiveConfig, on: Chain) -> TimeSampler:
-    """How the chain's levels are drawn in training."""
+    """How the chain's levels are drawn in training.
+
+    Raises:
+        InputError: what draws them cannot be shifted.
+    """
+    if objective.shift == 1:
+        return _times(objective, on)
+    if objective.times in ("importance", "log_normal"):
+        raise InputError(
+            f"objective.shift moves times, and objective.times = {objective.times} draws them in another way: leave "
+            "out one of the two."
+        )
+    return Shifted(_times(objective, on), objective.shift)
+
+
+def build_coupling(objective: ObjectiveConfig) -> Coupling:
+    """Which noise goes with which image."""
+    match objective.coupling:
+        case "optimal":
+            return OptimalTransport()
+        case "sinkhorn":
+            return Sinkhorn(objective.sinkhorn)
+        case _:  # of reflow the noise is the image's own, whoever draws it
+            return Independent()
+
+
+def _times(objective: ObjectiveConfig, on: Chain) -> TimeSampler:
     match objective.times:
         case "uniform":
             return Uniform()
@@ -112,6 +139,8 @@ def build_times(objective: ObjectiveConfig, on: Chain) -> TimeSampler:
             return LossAware(on.T)
         case "logit_normal":
             return LogitNormal(objective.logit_mean, objective.logit_std)
+        case "mode":
+            return Mode(objective.mode_scale)
         case "log_normal":
             return LogNormal(on, objective.log_mean, objective.log_std)
 
@@ -174,6 +203,7 @@ def build_objective(config: Config) -> Objective:
             f"The loss {objective.loss} has the bound's own weights, and objective.weight is {objective.weight}: set "
             "that to unweighted, or objective.loss to squared."
         )
+    _refuse_coupling(config)
     if chain.name == "learned" and objective.times == "log_normal":
         raise InputError("Levels of a learned chain move, so objective.times=log_normal has no meaning: use uniform.")
     levels = build_chain(chain)
@@ -191,7 +221,24 @@ def build_objective(config: Config) -> Objective:
         assert fixed is not None  # a learned range was refused above
         return Euclidean(fixed, times)
     weight = _build_weight(objective, levels, fixed)
-    return Hybrid(weight, objective.share, times) if objective.loss == "hybrid" else SquaredError(weight, times)
+    if objective.loss == "hybrid":
+        return Hybrid(weight, objective.share, times)
+    return SquaredError(weight, times, build_coupling(objective))
+
+
+def _refuse_coupling(config: Config) -> None:
+    """Refuses noise that is chosen for an image where it must be independent, or cannot be that image's own."""
+    coupling, data = config.objective.coupling, config.data
+    if coupling != "independent" and config.objective.loss != "squared":
+        raise InputError(
+            f"The coupling {coupling} is of flows, trained with objective.loss = squared, and it is "
+            f"{config.objective.loss}: the bound is of independent noise."
+        )
+    if coupling == "reflow" and (data.flip or data.augment or data.held_out):
+        raise InputError(
+            "With objective.coupling = reflow each image has its own noise, so images are not flipped, augmented or "
+            "held out: leave out data.flip, data.augment and data.held_out."
+        )
 
 
 def build_learned_chain(config: ChainConfig) -> LearnedChain | None:

@@ -138,12 +138,22 @@ class ObjectiveConfig(_Section):
     p2_k: float = _setting(1.0, "of p2", gt=0)
     bias: float = _setting(2.0, "of sigmoid: sigmoid(bias - log SNR) on the error of eps")
     share: float = _setting(0.001, "of hybrid", gt=0)
-    times: Literal["uniform", "low_discrepancy", "importance", "logit_normal", "log_normal"] = _setting(
+    times: Literal["uniform", "low_discrepancy", "importance", "logit_normal", "mode", "log_normal"] = _setting(
         "uniform",
         "uniform; low_discrepancy: uniform too, but spread evenly over a batch; importance: more often where the "
-        "loss is large, and weighted so that the mean stays; logit_normal: the middle more often; log_normal: normal "
-        "in log(sigma / alpha), as EDM",
+        "loss is large, and weighted so that the mean stays; logit_normal: the middle more often; mode: the same, "
+        "and the ends are not left out; log_normal: normal in log(sigma / alpha), as EDM",
     )
+    mode_scale: float = _setting(1.29, "of mode: -1, the ends most often, to 1.75, the middle", ge=-1, le=1.7519)
+    shift: float = _setting(
+        1.0, "of times, towards noise: t becomes shift · t / (1 + (shift - 1) · t); √m for m times as many pixels", gt=0
+    )
+    coupling: Literal["independent", "optimal", "sinkhorn", "reflow"] = _setting(
+        "independent",
+        "which noise goes with which image, for flows: independent; optimal: the nearest within a batch, by exact "
+        "assignment; sinkhorn: nearly so; reflow: of a folder that `clearwater sample` wrote, each image's own noise",
+    )
+    sinkhorn: float = _setting(0.05, "of the coupling sinkhorn: regularization, in mean squared distances", gt=0)
     logit_mean: float = _setting(0.0, "of logit_normal; above zero for more noise")
     logit_std: float = _setting(1.0, "of logit_normal", gt=0)
     log_mean: float = _setting(-1.2, "of log_normal; above it for more noise")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from clearwater.couplings import Coupling, Independent
 from clearwater.decoders import DiscretizedDecoder
 from clearwater.denoisers import Denoiser, NetworkDenoiser
 from clearwater.errors import InputError
@@ -63,14 +64,21 @@ class SquaredError(Objective):
     """``weight(t) · ‖y - y_θ(x_t, t)‖² / D``, y the denoiser's target.
 
     With `BoundWeight` and the targets Mean, X0 and Eps these are the first three of the four approaches, with
-    `Unweighted` and Eps the fourth, L_simple (Ho et al. 2020, eqs. 8, 12, 14).
+    `Unweighted` and Eps the fourth, L_simple (Ho et al. 2020, eqs. 8, 12, 14). With a velocity it is conditional flow
+    matching (Lipman et al. 2022, eq. 9).
+
+    Attributes:
+        coupling: which of the noises goes with which image, among those that are seen at once: a whole batch, or the
+            part of it that a process or a microbatch has.
     """
 
     weight: Weight = field(default_factory=Unweighted)
     times: TimeSampler = field(default_factory=Uniform)
+    coupling: Coupling = field(default_factory=Independent)
 
     def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, source: Randomness) -> Tensor:
-        t, eps = denoiser.chain.levels[k], normal_like(x_0, source)
+        t = denoiser.chain.levels[k]
+        eps = self.coupling(x_0, normal_like(x_0, source), denoiser.labels, source)
         return self.of_output(denoiser, denoiser.output(t.noise(x_0, eps), t), x_0, eps, t)
 
     def of_output(self, denoiser: NetworkDenoiser, y: Tensor, x_0: Tensor, eps: Tensor, t: Level) -> Tensor:

@@ -13,7 +13,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["ImageNoise", "Randomness", "RowStreams", "derived_seed", "generator", "normal_like", "uniform"]
+__all__ = [
+    "ImageNoise",
+    "KnownNoise",
+    "Randomness",
+    "RowStreams",
+    "derived_seed",
+    "generator",
+    "normal_like",
+    "uniform",
+]
 
 _BLOCK = 16
 
@@ -66,6 +75,27 @@ class RowStreams:
         self._draws += 1
         start = self._rows.start - first * _BLOCK
         return torch.cat(blocks)[start : start + len(self._rows)]
+
+
+class KnownNoise(RowStreams):
+    """The numbers of the rows of a batch, of which the first are those that its images were once made of.
+
+    Args:
+        images: the seed of the images, and the number of each row's.
+        seed: of all further numbers.
+        rows: which rows of the batch.
+    """
+
+    def __init__(self, images: tuple[int, Sequence[int]], seed: int, rows: range) -> None:
+        super().__init__(seed, rows)
+        self._images: tuple[int, Sequence[int]] | None = images
+
+    def normal(self, like: Tensor) -> Tensor:
+        """The noise of the images at first, then as `RowStreams`."""
+        if self._images is None:
+            return super().normal(like)
+        (seed, numbers), self._images = self._images, None
+        return ImageNoise(seed, numbers, like.shape[1:], like.device)().to(like.dtype)
 
 
 Randomness = torch.Generator | RowStreams

@@ -49,6 +49,8 @@ _OF_A_CHOICE: dict[str, tuple[str, object]] = {
     "objective.share": ("objective.loss", "hybrid"),
     "objective.logit_mean": ("objective.times", "logit_normal"),
     "objective.logit_std": ("objective.times", "logit_normal"),
+    "objective.mode_scale": ("objective.times", "mode"),
+    "objective.sinkhorn": ("objective.coupling", "sinkhorn"),
     "objective.log_mean": ("objective.times", "log_normal"),
     "objective.log_std": ("objective.times", "log_normal"),
     "training.label_dropout": ("data.labels", True),

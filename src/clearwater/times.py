@@ -5,6 +5,7 @@ A sampler returns its levels and their weights, so one that prefers some levels 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 from clearwater.chains import Chain
 from clearwater.errors import InputError
 
-__all__ = ["LogNormal", "LogitNormal", "LossAware", "LowDiscrepancy", "TimeSampler", "Uniform"]
+__all__ = ["LogNormal", "LogitNormal", "LossAware", "LowDiscrepancy", "Mode", "Shifted", "TimeSampler", "Uniform"]
 
 
 class TimeSampler(ABC):
@@ -86,6 +87,54 @@ class LogitNormal(TimeSampler):
     def __call__(self, n: int, T: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         logit = self.mean + self.std * torch.randn(n, generator=generator, dtype=torch.float64)
         return _level(torch.sigmoid(logit), T), torch.ones(n, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Mode(TimeSampler):
+    """k/T = 1 - u - scale · (cos²(πu/2) - 1 + u), u uniform: the middle more often, and the ends never left out.
+
+    (Esser et al. 2024, eq. 20.) As with `LogitNormal` the density is meant as a weight.
+
+    Attributes:
+        scale: -1, where the ends come most often, to 2 / (π - 2) ≈ 1.75; 0 is uniform. 1.29 in the paper.
+    """
+
+    scale: float = 1.29
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.scale <= 2 / (math.pi - 2):
+            raise InputError(f"The scale of mode goes from -1 to 2 / (π - 2) = 1.75, and {self.scale} was given.")
+
+    def __call__(self, n: int, T: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        u = torch.rand(n, generator=generator, dtype=torch.float64)
+        t = 1 - u - self.scale * ((math.pi / 2 * u).cos().square() - 1 + u)
+        return _level(t, T), torch.ones(n, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Shifted(TimeSampler):
+    """The times of another sampler moved towards noise: t becomes shift · t / (1 + (shift - 1) · t).
+
+    On the chain flow every log-SNR falls by 2 log(shift). An image of m times as many pixels is as hard to make out
+    under shift = √m times the noise, if its neighbours are alike (Esser et al. 2024, eq. 23).
+
+    Attributes:
+        times: the other one.
+        shift: above 1 for more noise.
+    """
+
+    times: TimeSampler
+    shift: float
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise InputError(f"The shift of times is above zero, not {self.shift}.")
+
+    def __call__(self, n: int, T: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        k, weight = self.times(n, T, generator)
+        # Within a level all times are alike.
+        t = (k - 1 + torch.rand(n, generator=generator, dtype=torch.float64)) / T
+        return _level(self.shift * t / (1 + (self.shift - 1) * t), T), weight
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from clearwater.sampling import (
     DPMSolver,
     Euler,
     Heun,
+    RungeKutta,
     SamplerOptions,
     UniPC,
     sampler,
@@ -117,11 +118,12 @@ def test_noise_is_drawn_by_the_samplers_that_say_so_and_by_no_other(chain, name)
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "adaptive"])
 def test_a_sampler_takes_the_evaluations_that_the_list_says(name):
-    """One less where the second evaluation of a step would be at data."""
+    """The step to data from the chain's first level takes one."""
     chain = CHAINS["vp"]
     counted = Counted(ExactDenoiser(DATA, chain, FixedSmall()))
     list(sampling_states(counted, Noise(), chain, named(name), first(chain)))
-    assert counted.calls == {"1": chain.T, "2": 2 * chain.T - 1}[SAMPLERS[name].evaluations]
+    each = int(SAMPLERS[name].evaluations)
+    assert counted.calls == each * chain.T - (each - 1)
 
 
 class Told(Denoiser):
@@ -161,6 +163,8 @@ def test_on_a_short_path_multistep_methods_end_at_lower_orders():
         ("ddim", SamplerOptions(), DDIM(0.0)),
         ("euler", SamplerOptions(churn=3.0), Euler(3.0)),
         ("heun", SamplerOptions(churn=3.0), Heun(3.0)),
+        ("midpoint", None, RungeKutta(2)),
+        ("rk4", None, RungeKutta(4)),
         ("adaptive", SamplerOptions(tolerance=1e-7), AdaptiveODE(1e-7)),
         ("dpm++3m", None, DPMSolver(3)),
         ("unipc-bh1", None, UniPC(2, "bh1")),
@@ -179,3 +183,46 @@ def test_a_sampler_that_does_not_exist_and_an_option_that_it_has_not_are_refused
         sampler("ddim", SamplerOptions(churn=0.0))
     with pytest.raises(InputError, match=r"eta goes from 0"):
         sampler("ddim", SamplerOptions(eta=2.0))
+
+
+def test_runge_kutta_on_a_flow_is_the_usual_method_for_its_velocity():
+    """x_s = x_t + h/6 (v_1 + 2 v_2 + 2 v_3 + v_4), the slopes of eps - x_0 at the usual places; and the midpoint's."""
+    chain = Chain.from_schedule(RectifiedFlow(), 1000)
+    data = GaussianMixture(*(torch.tensor(v, dtype=torch.float64) for v in ([0.4, 0.6], [[-0.5], [0.4]], [0.1, 0.2])))
+    denoiser = ExactDenoiser(data, chain, FixedSmall())
+
+    def velocity(x, t):
+        found = denoiser(x, chain.schedule(torch.tensor(t, dtype=torch.float64)))
+        return found.eps - found.x_0
+
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    for t, s in ((0.8, 0.3), (1.0, 0.5), (0.4, 0.1)):
+        path, h = chain.levels[torch.tensor([round(1000 * t), round(1000 * s)])], s - t
+        v_1 = velocity(x, t)
+        v_2 = velocity(x + h / 2 * v_1, t + h / 2)
+        v_3 = velocity(x + h / 2 * v_2, t + h / 2)
+        v_4 = velocity(x + h * v_3, s)
+        for stepper, expected in (
+            (RungeKutta(4), x + h / 6 * (v_1 + 2 * v_2 + 2 * v_3 + v_4)),
+            (RungeKutta(2), x + h * v_2),
+        ):
+            (step,) = stepper.plan(path, chain.at_log_snr)
+            torch.testing.assert_close(step(denoiser, x, (), None)[0], expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("order", [2, 4])
+def test_runge_kutta_asks_for_no_level_that_the_network_does_not_know(order):
+    for chain in (Chain.from_schedule(RectifiedFlow(), 10), linear(1000).strided(10)):
+        counted = Counted(ExactDenoiser(DATA, chain, FixedSmall()))
+        x = torch.randn(2, 1, dtype=torch.float64)
+        for step in RungeKutta(order).plan(chain.levels[torch.arange(10, -1, -1)], chain.at_log_snr):
+            x, _, _ = step(counted, x, (), None)
+        # Euler's step to data from the lowest level, and from pure noise where there is that.
+        assert counted.calls == 10 * order - (order - 1) * (2 if chain.schedule else 1)
+        # In two steps the one to data has the midpoint's evaluation.
+        counted = Counted(ExactDenoiser(DATA, chain, FixedSmall()))
+        for step in RungeKutta(order).plan(chain.levels[torch.tensor([9, 5, 0])], chain.at_log_snr):
+            x, _, _ = step(counted, x, (), None)
+        assert counted.calls == order + 2
+    with pytest.raises(InputError, match="of the orders 2 and 4"):
+        RungeKutta(3)

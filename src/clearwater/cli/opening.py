@@ -36,6 +36,8 @@ def read(
     begun = (out / "config.toml").is_file() and any((out / "checkpoints").glob("[0-9]*"))
     if begun and data.held_out is None:  # as many as when it was begun
         data = data.model_copy(update={"held_out": RunFolder.open(out).config().data.held_out})
+    if data.held_out is None and settings.objective.coupling == "reflow":  # images are known by their numbers
+        data = data.model_copy(update={"held_out": 0})
     images = keeping.open(data, chooses=not begun, quiet=quiet)
     channels, height, width = images.shape
     source = lasting_name(data.source)  # the run can be gone on with from anywhere

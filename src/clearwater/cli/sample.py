@@ -195,6 +195,11 @@ def sample(
                 chain = sampling_chain(folder, network, grid, steps, clip=clip, level=change.from_level)
         for warning in folder.warnings if processes.first else ():
             say(warning)
+        if processes.first and stepper.stochastic and folder.config().objective.coupling != "independent":
+            say(
+                f"This run was trained with noise that was chosen for each image, so it is a flow alone, which "
+                f"{sampler} leaves by the noise that it adds: take a sampler without."
+            )
         stepper, start = change.begin(stepper, shape, chosen)
         away, away_knows = None, False
         if guide is not None:

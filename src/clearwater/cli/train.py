@@ -38,7 +38,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Where the settings start from: small, ddpm-cifar10.", show_default="small, as wide as the time allows"
+            help="Where the settings start from: small, flow, ddpm-cifar10.",
+            show_default="small, as wide as the time allows",
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.", show_default=False)] = None,

@@ -77,6 +77,11 @@ class Batches:
             x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
         return x.to(torch.float32).div_(127.5).sub_(1)
 
+    def numbers(self, step: int, rows: range) -> list[int]:
+        """Which of the images these rows of the batch of this step are."""
+        found: list[int] = self._index(step)[rows.start : rows.stop].tolist()
+        return found
+
     def labels(self, step: int) -> Tensor:
         """The classes of the batch of this step, int64, shape (B,), on the CPU."""
         assert self._data.labels is not None

@@ -11,6 +11,7 @@ from clearwater.sampling.heun import Euler, Heun
 from clearwater.sampling.loop import StepState, sample, sampling_states
 from clearwater.sampling.named import SAMPLERS, Sampler, SamplerOptions, sampler
 from clearwater.sampling.repaint import RePaint, Repeated
+from clearwater.sampling.runge_kutta import RungeKutta
 from clearwater.sampling.steps import Stepper
 from clearwater.sampling.unipc import UniPC
 
@@ -27,6 +28,7 @@ __all__ = [
     "Heun",
     "RePaint",
     "Repeated",
+    "RungeKutta",
     "SDEDPMSolver",
     "Sampler",
     "SamplerOptions",

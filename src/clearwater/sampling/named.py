@@ -11,6 +11,7 @@ from clearwater.sampling.ancestral import Ancestral
 from clearwater.sampling.ddim import DDIM
 from clearwater.sampling.dpm_solver import DPMSolver, SDEDPMSolver, SinglestepDPMSolver
 from clearwater.sampling.heun import Euler, Heun
+from clearwater.sampling.runge_kutta import RungeKutta
 from clearwater.sampling.steps import Stepper
 from clearwater.sampling.unipc import UniPC
 
@@ -60,6 +61,8 @@ SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler(lambda options: DDIM(options.eta or 0.0), ("eta",), 1, "1", False, "simple and robust"),
     "euler": Sampler(lambda options: Euler(options.churn or 0.0), ("churn",), 1, "1", False, "ddim, but for --churn"),
     "heun": Sampler(lambda options: Heun(options.churn or 0.0), ("churn",), 2, "2", False, "of EDM; 10 steps and more"),
+    "midpoint": Sampler(lambda _: RungeKutta(2), (), 2, "2", False, "euler's next order on a flow; 10 steps and more"),
+    "rk4": Sampler(lambda _: RungeKutta(4), (), 4, "4", False, "the classical one of four slopes; 10 steps and more"),
     "dpm++1": Sampler(lambda _: DPMSolver(1), (), 1, "1", False, "ddim by another road, for comparison"),
     "dpm++2m": Sampler(lambda _: DPMSolver(2), (), 2, "1", False, "much as unipc, and simpler"),
     "dpm++3m": Sampler(lambda _: DPMSolver(3), (), 3, "1", False, "dpm++2m of the next order; 15 steps and more"),

@@ -21,7 +21,7 @@ from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import ClearwaterError, InputError
 from clearwater.levels import scale
 from clearwater.objectives import Objective
-from clearwater.randomness import RowStreams, derived_seed, generator
+from clearwater.randomness import KnownNoise, RowStreams, derived_seed, generator
 from clearwater.training.checkpoint import Checkpoint
 from clearwater.training.optimizers import moments_of, optimizer
 from clearwater.training.parameters import copy_into, trained_parameters, whole
@@ -59,6 +59,7 @@ class Optimization:
         parameters: all that is trained, by name.
         learned_chain: the levels, if they are trained too.
         batches: the images; to be set before the first step.
+        pairs: the seed of the noise that the images were made of, if they are trained with it.
 
     Args:
         config: the run.
@@ -80,6 +81,7 @@ class Optimization:
         self._config, self._objective = config, objective
         self._device, self._world = device, world
         self.batches: Batches
+        self.pairs: int | None = None
         self.learned_chain = build_learned_chain(config.chain)
         self._parts = _parts(training.batch, training.microbatch, world)
         if training.shard and training.batch % world.size:
@@ -141,8 +143,7 @@ class Optimization:
                         changes = RowStreams(derived_seed(seed, "augmentation", step), rows)
                         x_0, done = augmented(x_0, self._config.data.augment, changes)
                         denoiser = replace(denoiser, augmented=done)
-                    noise = RowStreams(derived_seed(seed, "noise", step), rows)
-                    loss = self._objective.at(denoiser, x_0, k[at], noise)
+                    loss = self._objective.at(denoiser, x_0, k[at], self._noise(step, seed, rows))
                     # Gradients are the mean over processes, and this the process's part of the batch's mean.
                     mean = scale(weight[at], loss).sum() * (self._world.size / training.batch)
                     torch.autograd.backward(self._scaler.scale(mean))
@@ -159,6 +160,13 @@ class Optimization:
         self._sums[0] += total
         self._steps += 1
         return total
+
+    def _noise(self, step: int, seed: int, rows: range) -> RowStreams:
+        """The noise of these rows of a step's batch."""
+        of_step = derived_seed(seed, "noise", step)
+        if self.pairs is None:
+            return RowStreams(of_step, rows)
+        return KnownNoise((self.pairs, self.batches.numbers(step, rows)), of_step, rows)
 
     def seen(self) -> Seen:
         """What was seen since this was last asked for; all processes ask together."""

@@ -26,6 +26,7 @@ from clearwater.training.events import Event, NotSaved, Progress, Saved, Stopped
 from clearwater.training.guard import diverged
 from clearwater.training.losses import Losses
 from clearwater.training.optimization import Optimization
+from clearwater.training.pairs import seed_of_pairs
 from clearwater.training.parameters import CHAIN, begin_with, local, trained_parameters, whole
 from clearwater.training.run import RunFolder, newest
 from clearwater.world import World
@@ -64,7 +65,8 @@ class Trainer:
 
     Raises:
         InputError: the configuration has no end, or starts from a run whose weights are not given; the checkpoint is
-            of other images; the batch cannot be divided among the processes.
+            of other images; the batch cannot be divided among the processes; the noise of images is wanted and not
+            known.
         ClearwaterError: there are more processes than images in a batch.
     """
 
@@ -97,6 +99,8 @@ class Trainer:
         self.objective = build_objective(config) if objective is None else objective
         self._first_times = self.objective.times.state()
         self._optimization = Optimization(config, self.denoiser, self.objective, device, self._world)
+        if config.objective.coupling == "reflow":
+            self._optimization.pairs = seed_of_pairs(config.data.source, len(data))
         self._parameters = self._optimization.parameters
         begin_with(self._parameters, start)
         self._averages = Averages(self._parameters, training, run.snapshots if run else None)

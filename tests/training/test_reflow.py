@@ -1,0 +1,113 @@
+"""Reflow: a flow is trained on the noise that each of its images was made of (Liu et al. 2022, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from clearwater.cli import run
+from clearwater.config import Config
+from clearwater.data import load_images
+from clearwater.denoisers import NetworkDenoiser
+from clearwater.errors import InputError
+from clearwater.objectives import SquaredError
+from clearwater.randomness import ImageNoise, Randomness, normal_like
+from clearwater.training import Trainer
+
+CPU = torch.device("cpu")
+_FLOW = ("chain.name=flow", "objective.target=velocity", "objective.weight=unweighted", "objective.times=uniform")
+
+
+@pytest.fixture(scope="module")
+def home(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flow, and samples of it, of another seed than any that training draws from."""
+    home = tmp_path_factory.mktemp("reflow")
+    (home / "tiny.toml").write_text(tiny("data.size=8", *_FLOW).to_toml())
+    options = ["--out", str(home / "run"), "--config", str(home / "tiny.toml"), "--device", "cpu"]
+    assert run(["train", "fashion-mini", *options]) == 0
+    for name, more in (("pairs", ["--sampler", "rk4"]), ("noisy", ["--sampler", "euler", "--churn", "2"])):
+        options = ["--n", "11", "--seed", "7", "--steps", "3", "--device", "cpu", *more]
+        assert run(["sample", str(home / "run"), "--out", str(home / name), *options]) == 0
+    return home
+
+
+class _Recording(SquaredError):  # noqa: N818 - an objective
+    seen: list[tuple[Tensor, Tensor]]
+
+    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, k: Tensor, source: Randomness) -> Tensor:
+        self.seen.append((x_0.clone(), normal_like(x_0, source)))
+        self.seen.append((x_0.clone(), normal_like(x_0, source)))  # a second draw is of no image
+        return torch.zeros(len(x_0), requires_grad=True)
+
+
+@pytest.mark.parametrize("parts", [None, 3])
+def test_every_image_has_the_noise_that_it_was_made_of(
+    home: Path, tiny: Callable[..., Config], parts: int | None
+) -> None:
+    sets = ["training.batch=5", "training.steps=6", *([f"training.microbatch={parts}"] if parts else [])]
+    config = tiny("data.size=8", "data.channels=1", *_FLOW, "objective.coupling=reflow", *sets)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"source": str(home / "pairs")})})
+    images = load_images(home / "pairs", held_out=0)
+    objective = _Recording()
+    object.__setattr__(objective, "seen", [])
+    list(Trainer(config, images, CPU, objective=objective))
+    pixels = images.images.float() / 127.5 - 1
+    met = set()
+    for i, (x_0, eps) in enumerate(objective.seen):
+        numbers = [int((pixels == row).flatten(1).all(1).nonzero()[0]) for row in x_0]
+        own = ImageNoise(7, numbers, (1, 8, 8), CPU)()
+        assert torch.equal(eps, own) == (i % 2 == 0)
+        met |= set(numbers)
+    assert met == set(range(11))
+
+
+def test_the_command_trains_on_pairs_and_the_run_can_be_sampled_in_one_step(home: Path, tmp_path: Path) -> None:
+    options = ["--out", str(tmp_path / "second"), "--config", str(home / "tiny.toml"), "--device", "cpu"]
+    options += ["--from", str(home / "run"), "--set", "objective.coupling=reflow"]
+    assert run(["train", str(home / "pairs"), *options]) == 0
+    one_step = ["--sampler", "euler", "--steps", "1", "--n", "4", "--device", "cpu"]
+    assert run(["sample", str(tmp_path / "second"), "--out", str(tmp_path / "samples"), *one_step]) == 0
+
+
+def test_noise_on_the_way_of_a_flow_with_chosen_noise_is_warned_of(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--out", str(tmp_path / "optimal"), "--config", str(home / "tiny.toml"), "--device", "cpu"]
+    assert run(["train", "fashion-mini", *options, "--set", "objective.coupling=optimal"]) == 0
+    for sampler, warned in (("ancestral", True), ("rk4", False)):
+        capsys.readouterr()
+        options = ["--n", "2", "--steps", "2", "--device", "cpu", "--sampler", sampler]
+        assert run(["sample", str(tmp_path / "optimal"), "--out", str(tmp_path / sampler), *options]) == 0
+        assert ("so it is a flow alone" in capsys.readouterr().err) == warned
+
+
+def test_what_is_no_pair_is_refused_in_a_sentence(
+    home: Path, tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(data: Path | str, *sets: str) -> str:
+        capsys.readouterr()
+        options = ["--out", str(tmp_path / "out"), "--config", str(home / "tiny.toml"), "--device", "cpu"]
+        settings = [word for text in ("objective.coupling=reflow", *sets) for word in ("--set", text)]
+        assert run(["train", str(data), *options, *settings]) == 2
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        return said.strip().splitlines()[-1]
+
+    assert "made with new noise on the way" in refused(home / "noisy")
+    assert "is no sample whose noise is known" in refused("fashion-mini")
+    assert "images are not flipped, augmented or held out" in refused(home / "pairs", "data.flip=true")
+    (home / "pairs" / "000010.png").rename(tmp_path / "000010.png")
+    try:
+        assert "has 10 images and should have 11" in refused(home / "pairs")
+    finally:
+        (tmp_path / "000010.png").rename(home / "pairs" / "000010.png")
+    with pytest.raises(InputError, match="the bound is of independent noise"):
+        Trainer(
+            tiny("data.size=8", "data.channels=1", "objective.loss=vlb", "objective.coupling=optimal"),
+            load_images(home / "pairs", held_out=0),
+            CPU,
+        )
