@@ -189,7 +189,7 @@ def test_an_overflow_of_fp16_makes_no_step(tiny: Callable[..., Config]) -> None:
     config = tiny("training.optimizer=muon")
     network = build_denoiser(tiny("data.size=8", "data.channels=1"), CPU).network
     named = dict(network.named_parameters())
-    made = optimizer(config.training, named, CPU, torch.float16)
+    made = optimizer(config.training, named, CPU)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=True)
     before = copy.deepcopy(network.state_dict())
     loss = sum(parameter.sum() for parameter in named.values())
@@ -211,7 +211,7 @@ def test_shards_are_refused(tiny: Callable[..., Config]) -> None:
 def test_what_is_kept_of_a_parameter(tiny: Callable[..., Config]) -> None:
     named = dict(build_denoiser(tiny("data.size=8", "data.channels=1"), CPU).network.named_parameters())
     for name in ("adam", "adamw", "muon"):
-        made = optimizer(tiny(f"training.optimizer={name}").training, named, CPU, None)
+        made = optimizer(tiny(f"training.optimizer={name}").training, named, CPU)
         for parameter in named.values():
             parameter.grad = torch.ones_like(parameter)
         made.step()

@@ -8,6 +8,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,60 +68,44 @@ def write_samples(
     Raises:
         InputError: another command writes into the folder.
     """
-    if not world.first:
-        _write(out, making, made, n, batch, world, npz=npz, at_least=at_least, left=left)
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with alone_in(out, f"Another command writes into '{out}': wait until it has ended, or give another folder."):
-        _write(out, making, made, n, batch, world, npz=npz, at_least=at_least, left=left)
-
-
-def _write(
-    out: Path,
-    making: Making,
-    made: dict[str, Any],
-    n: int,
-    batch: int,
-    world: World,
-    *,
-    npz: bool,
-    at_least: bool,
-    left: Image.Image | None,
-) -> None:
-    part = out / _PART
-    files = [_GRID, *([_LEFT] if left is not None else []), *([_NPZ] if npz else [])]
-    manifest = {**made, "n": n, "batch": batch, "files": files}
-    batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
-    missing: list[range] | None = None
-    try:
-        if world.first and not _is_complete(out, manifest, at_least=at_least):
-            _prepare(part, manifest)
-            missing = [numbers for numbers in batches if not all(_is_there(part / _name(i)) for i in numbers)]
-            there = n - sum(map(len, missing))
-            if there:
-                say(f"Going on: {there} of {n} images are there.")
-        missing = world.told(missing)
-        if missing is None:
-            return
-        _make(part, making, missing[world.rank :: world.size], world)
-        world.wait()
-        if not world.first:
-            return
-        _overview([part / _name(i) for i in range(min(n, _IN_GRID))]).save(part / _GRID)
-        if left is not None:
-            left.save(part / _LEFT)
-        if npz:
-            _write_npz(part / _NPZ, [part / _name(i) for i in range(n)])
-        if (out / _MANIFEST).is_file():
-            say(f"The earlier sample in '{out}' is replaced.")
-        _settle(part, n)
-        part.rename(out / _DONE)
-        _move_up(out)
-    except KeyboardInterrupt:
-        if world.first:
-            say(f"Interrupted: what is finished is kept in '{part}'; repeat the command to go on.")
-        raise typer.Exit(130) from None
-    say(f"{n} image(s) in '{out}'; look at {out / _GRID}")
+    if world.first:
+        out.mkdir(parents=True, exist_ok=True)
+    busy = f"Another command writes into '{out}': wait until it has ended, or give another folder."
+    with alone_in(out, busy) if world.first else nullcontext():
+        part = out / _PART
+        files = [_GRID, *([_LEFT] if left is not None else []), *([_NPZ] if npz else [])]
+        manifest = {**made, "n": n, "batch": batch, "files": files}
+        batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
+        missing: list[range] | None = None
+        try:
+            if world.first and not _is_complete(out, manifest, at_least=at_least):
+                _prepare(part, manifest)
+                missing = [numbers for numbers in batches if not all(_is_there(part / _name(i)) for i in numbers)]
+                there = n - sum(map(len, missing))
+                if there:
+                    say(f"Going on: {there} of {n} images are there.")
+            missing = world.told(missing)
+            if missing is None:
+                return
+            _make(part, making, missing[world.rank :: world.size], world)
+            world.wait()
+            if not world.first:
+                return
+            _overview([part / _name(i) for i in range(min(n, _IN_GRID))]).save(part / _GRID)
+            if left is not None:
+                left.save(part / _LEFT)
+            if npz:
+                _write_npz(part / _NPZ, [part / _name(i) for i in range(n)])
+            if (out / _MANIFEST).is_file():
+                say(f"The earlier sample in '{out}' is replaced.")
+            _settle(part, n)
+            part.rename(out / _DONE)
+            _move_up(out)
+        except KeyboardInterrupt:
+            if world.first:
+                say(f"Interrupted: what is finished is kept in '{part}'; repeat the command to go on.")
+            raise typer.Exit(130) from None
+        say(f"{n} image(s) in '{out}'; look at {out / _GRID}")
 
 
 def _is_complete(out: Path, manifest: dict[str, Any], *, at_least: bool) -> bool:

@@ -101,7 +101,7 @@ class Optimization:
             self._network = _sharded(network, device) if training.shard else _replicated(network, device)
         self.parameters = trained_parameters(network, self.learned_chain)  # after sharding, which replaces them
         self._denoiser = replace(denoiser, network=self._network)
-        self._optimizer = optimizer(config.training, self.parameters, device, denoiser.autocast)
+        self._optimizer = optimizer(config.training, self.parameters, device)
         self._scaler = torch.amp.GradScaler(
             device.type, init_scale=_LOSS_SCALE, enabled=denoiser.autocast == torch.float16
         )

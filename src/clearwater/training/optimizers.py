@@ -15,7 +15,7 @@ __all__ = ["moments_of", "optimizer"]
 
 
 def optimizer(
-    training: TrainingConfig, parameters: Mapping[str, nn.Parameter], device: torch.device, autocast: torch.dtype | None
+    training: TrainingConfig, parameters: Mapping[str, nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
     """The optimiser that a configuration names.
 
@@ -23,7 +23,6 @@ def optimizer(
         training: the settings.
         parameters: what it changes, by name.
         device: where they are.
-        autocast: what matrix work is done in, if not in the dtype of the weights.
     """
     shared: dict[str, Any] = {
         "lr": training.learning_rate,
