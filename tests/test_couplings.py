@@ -16,7 +16,10 @@ ot = pytest.importorskip("ot", reason="POT is not installed: pip install 'clearw
 
 def drawn(n, d=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    x_0 = torch.randn(n, 1, 1, d, generator=generator, dtype=torch.float64) + torch.randint(2, (n, 1, 1, 1)) * 3
+    x_0 = (
+        torch.randn(n, 1, 1, d, generator=generator, dtype=torch.float64)
+        + torch.randint(2, (n, 1, 1, 1), generator=generator) * 3
+    )
     return x_0, torch.randn(n, 1, 1, d, generator=generator, dtype=torch.float64)
 
 
@@ -69,9 +72,11 @@ def test_sinkhorn_draws_from_its_plan():
     x_0, eps = drawn(4, seed=3)
     distances = torch.cdist(x_0.flatten(1), eps.flatten(1)).square()
     regularization = 0.3
+    rows, columns = distances.mean(1, keepdim=True), distances.mean(0, keepdim=True)
+    spread = float((distances - rows - columns + distances.mean()).square().mean().sqrt())
     even = np.full(4, 0.25)
     # The plan by Sinkhorn's own iteration, written out.
-    kernel, u = np.exp(-distances.numpy() / (regularization * float(distances.mean()))), np.ones(4)
+    kernel, u = np.exp(-distances.numpy() / (regularization * spread)), np.ones(4)
     for _ in range(2000):
         u = even / (kernel @ (even / (kernel.T @ u)))
     plan = u[:, None] * kernel * (even / (kernel.T @ u))
@@ -87,7 +92,7 @@ def test_sinkhorn_draws_from_its_plan():
 
 def test_sinkhorn_goes_from_the_assignment_to_independence():
     x_0, eps = drawn(50, seed=4)
-    costs = [cost(x_0, Sinkhorn(share)(x_0, eps, None, source(50))) for share in (0.002, 0.1, 100.0)]
+    costs = [cost(x_0, Sinkhorn(share)(x_0, eps, None, source(50))) for share in (0.02, 0.5, 100.0)]
     exact, independent = cost(x_0, OptimalTransport()(x_0, eps, None, source(50))), cost(x_0, eps)
     assert exact <= costs[0] * 1.0001 < costs[1] < costs[2]
     assert costs[0] < 1.02 * exact
@@ -95,8 +100,29 @@ def test_sinkhorn_goes_from_the_assignment_to_independence():
 
 
 def test_a_regularization_of_nothing_is_refused():
-    with pytest.raises(InputError, match="above zero"):
+    with pytest.raises(InputError, match=r"at least 0\.02"):
         Sinkhorn(0.0)
+
+
+def test_the_plan_does_not_depend_on_what_is_common_to_a_row_or_a_column():
+    """Far images, as those of many pixels are, leave the plan what it was."""
+    x_0, eps = drawn(20, seed=6)
+    away = torch.zeros(20, 1, 1, 3, dtype=torch.float64)
+    away[:, 0, 0, 0] = torch.arange(20, dtype=torch.float64) * 50
+
+    def in_four(x, more):
+        return torch.cat([x, more[..., :1]], dim=-1)
+
+    near = Sinkhorn()(in_four(x_0, 0 * away), in_four(eps, 0 * away), None, source(20))
+    far = Sinkhorn()(in_four(x_0, away), in_four(eps, 0 * away), None, source(20))
+    assert torch.equal(near, far)
+
+
+@pytest.mark.parametrize(("make", "missing"), [(OptimalTransport, "scipy"), (Sinkhorn, "POT")])
+def test_a_missing_package_is_named_before_anything_is_trained(make, missing, monkeypatch):
+    monkeypatch.setattr("clearwater.couplings.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=missing):
+        make()
 
 
 @pytest.mark.parametrize("coupling", [Independent(), OptimalTransport(), Sinkhorn()])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from clearwater.chains import cosine
+from clearwater.chains import chain, cosine
 from clearwater.errors import InputError
 from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, Mode, Shifted, Uniform
 
@@ -72,7 +72,7 @@ def fed(sizes, history=10, uniform=0.001):
         LowDiscrepancy(),
         LogitNormal(),
         Mode(),
-        Shifted(Uniform(), 3.0),
+        Shifted(Uniform(), cosine(7), 3.0),
         LossAware(7),
         fed([1.0, 5.0, 0.1, 2.0, 2.0, 0.5, 9.0]),
     ],
@@ -282,11 +282,27 @@ def test_mode_draws_the_middle_more_often_and_leaves_no_end_out():
 @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
 def test_shifted_times_are_moved_in_log_snr(shift):
     """On the flow log-SNR is 2 log((1 - t) / t): a shift takes 2 log(shift) from it (Esser et al. 2024, eq. 23)."""
-    drawn = (Shifted(Uniform(), shift)(20_000, 10**5, generator(3))[0] - 0.5) / 10**5
+    fine = chain("flow", 10**5)
+    drawn = (Shifted(Uniform(), fine, shift)(20_000, 10**5, generator(3))[0] - 0.5) / 10**5
     moved = torch.special.logit(drawn) - math.log(shift)
     assert stats.kstest(torch.sigmoid(moved).numpy(), "uniform").pvalue > 1e-3
-    of_middle = Shifted(LogitNormal(0.3, 0.8), shift)(20_000, 10**5, generator(4))[0]
+    of_middle = Shifted(LogitNormal(0.3, 0.8), fine, shift)(20_000, 10**5, generator(4))[0]
     logit = torch.special.logit((of_middle - 0.5) / 10**5)
     assert stats.kstest(logit.numpy(), "norm", args=(0.3 + math.log(shift), 0.8)).pvalue > 1e-3
     with pytest.raises(InputError, match="above zero"):
-        Shifted(Uniform(), 0.0)
+        Shifted(Uniform(), fine, 0.0)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+@pytest.mark.parametrize("shift", [0.5, 2.0])
+def test_a_shift_takes_as_much_from_the_log_snr_of_every_level_on_any_chain(name, shift):
+    """What shifts them is told by the levels that come: log-SNR falls by 2 log(shift), up to a level."""
+    on = chain(name, 4000)
+    log_snr = on.levels.log_snr
+    plain = LogitNormal()(20_000, 4000, generator(5))[0]
+    shifted = Shifted(LogitNormal(), on, shift)(20_000, 4000, generator(5))[0]  # of the same numbers
+    inner = (shifted > 40) & (shifted < 3960) & (plain > 40) & (plain < 3960)
+    assert inner.float().mean() > 0.9
+    fell = (log_snr[plain] - log_snr[shifted])[inner]
+    width = torch.maximum((log_snr[:-1] - log_snr[1:])[plain - 1], (log_snr[:-1] - log_snr[1:])[shifted - 1])[inner]
+    assert bool(((fell - 2 * math.log(shift)).abs() <= 1.05 * width).all())

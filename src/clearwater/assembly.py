@@ -115,7 +115,7 @@ def build_times(objective: ObjectiveConfig, on: Chain) -> TimeSampler:
             f"objective.shift moves times, and objective.times = {objective.times} draws them in another way: leave "
             "out one of the two."
         )
-    return Shifted(_times(objective, on), objective.shift)
+    return Shifted(_times(objective, on), on, objective.shift)
 
 
 def build_coupling(objective: ObjectiveConfig) -> Coupling:
@@ -204,8 +204,9 @@ def build_objective(config: Config) -> Objective:
             "that to unweighted, or objective.loss to squared."
         )
     _refuse_coupling(config)
-    if chain.name == "learned" and objective.times == "log_normal":
-        raise InputError("Levels of a learned chain move, so objective.times=log_normal has no meaning: use uniform.")
+    if chain.name == "learned" and (objective.times == "log_normal" or objective.shift != 1):
+        named = "objective.shift" if objective.shift != 1 else "objective.times=log_normal"
+        raise InputError(f"Levels of a learned chain move, so {named} has no meaning: leave it out.")
     levels = build_chain(chain)
     times = build_times(objective, levels)
     if objective.loss == "vlb":
@@ -233,6 +234,11 @@ def _refuse_coupling(config: Config) -> None:
         raise InputError(
             f"The coupling {coupling} is of flows, trained with objective.loss = squared, and it is "
             f"{config.objective.loss}: the bound is of independent noise."
+        )
+    if coupling != "independent" and data.augment:
+        raise InputError(
+            f"With objective.coupling = {coupling} the noise of images is chosen for them as they are: leave out "
+            "data.augment."
         )
     if coupling == "reflow" and (data.flip or data.augment or data.held_out):
         raise InputError(

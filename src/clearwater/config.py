@@ -153,7 +153,11 @@ class ObjectiveConfig(_Section):
         "which noise goes with which image, for flows: independent; optimal: the nearest within a batch, by exact "
         "assignment; sinkhorn: nearly so; reflow: of a folder that `clearwater sample` wrote, each image's own noise",
     )
-    sinkhorn: float = _setting(0.05, "of the coupling sinkhorn: regularization, in mean squared distances", gt=0)
+    sinkhorn: float = _setting(
+        0.1,
+        "of the coupling sinkhorn: regularization, in standard deviations of the doubly centred squared distances",
+        ge=0.02,
+    )
     logit_mean: float = _setting(0.0, "of logit_normal; above zero for more noise")
     logit_std: float = _setting(1.0, "of logit_normal", gt=0)
     log_mean: float = _setting(-1.2, "of log_normal; above it for more noise")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from clearwater.randomness import Randomness, uniform
 __all__ = ["Coupling", "Independent", "OptimalTransport", "Sinkhorn"]
 
 _NO_ZERO = 500.0  # exp(-500) is a number
+_LEAST = 0.02
 
 
 class Coupling(ABC):
@@ -51,15 +53,20 @@ class _Transport(Coupling):
         u, chosen = uniform(len(x_0), source), torch.arange(len(x_0))
         for group in _groups(labels, len(x_0)):
             there = group.to(x_0.device)
-            distances = torch.cdist(x_0[there].flatten(1).float(), eps[there].flatten(1).float())
-            chosen[group] = group[self._assigned(distances.square().cpu().double(), u[group])]
+            # Of a squared distance all but this belongs to the image or to the noise alone, whatever their pairs.
+            products = x_0[there].flatten(1).float() @ eps[there].flatten(1).float().T
+            chosen[group] = group[self._assigned(-2 * products.cpu().double(), u[group])]
         return eps[chosen.to(eps.device)]
 
     @abstractmethod
     def _assigned(self, cost: Tensor, u: Tensor) -> Tensor:
-        """The column for each row of `cost`, shape (N, N), from a number in [0, 1) for each."""
+        """The column for each row of `cost`, shape (N, N), from a number in [0, 1) for each row.
+
+        Costs are known up to what all of a row, or all of a column, have in common.
+        """
 
 
+@dataclass(frozen=True)
 class OptimalTransport(_Transport):
     """The exact assignment within a batch: the permutation of the noises with the least sum of squared distances.
 
@@ -70,11 +77,12 @@ class OptimalTransport(_Transport):
         InputError: scipy is not installed.
     """
 
+    def __post_init__(self) -> None:
+        _need("optimal", "scipy", "scipy")
+
     def _assigned(self, cost: Tensor, u: Tensor) -> Tensor:
-        try:
-            from scipy.optimize import linear_sum_assignment
-        except ImportError:
-            raise InputError("The coupling optimal needs the package scipy: pip install 'clearwater[flow]'.") from None
+        from scipy.optimize import linear_sum_assignment
+
         _, columns = linear_sum_assignment(cost.numpy())
         return torch.from_numpy(columns)
 
@@ -87,27 +95,36 @@ class Sinkhorn(_Transport):
     batches each keeps its law. The package POT finds the plan.
 
     Attributes:
-        regularization: of the entropy, as a share of the mean squared distance: towards 0 it is `OptimalTransport`, for
-            large ones `Independent`.
+        regularization: of the entropy, in standard deviations of what the squared distances are beyond the means of
+            their row and column, which no plan depends on: for small ones it is nearly `OptimalTransport`, for large
+            ones `Independent`. At least 0.02: below that the plan takes too many iterations.
 
     Raises:
         InputError: POT is not installed.
     """
 
-    regularization: float = 0.05
+    regularization: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.regularization > 0:
-            raise InputError(f"The regularization of Sinkhorn's coupling is above zero, not {self.regularization}.")
+        if not self.regularization >= _LEAST:
+            raise InputError(
+                f"The regularization of Sinkhorn's coupling is at least {_LEAST}, not {self.regularization}: for less, "
+                "take the coupling optimal."
+            )
+        _need("sinkhorn", "ot", "POT")
 
     def _assigned(self, cost: Tensor, u: Tensor) -> Tensor:
-        try:
-            import ot
-        except ImportError:
-            raise InputError("The coupling sinkhorn needs the package POT: pip install 'clearwater[flow]'.") from None
+        import ot
+
         n = len(cost)
         even = torch.full((n,), 1 / n, dtype=torch.float64).numpy()
-        strength = self.regularization * float(cost.mean())
+        centred = cost - cost.mean(0) - cost.mean(1, keepdim=True) + cost.mean()
+        strength = self.regularization * float(centred.square().mean().sqrt())
+        if n == 1 or not strength > 0:  # every plan costs the same
+            return torch.arange(n)
+        # The plan is the same, and exp of the costs is further from 0.
+        cost = cost - cost.amin(1, keepdim=True)
+        cost = cost - cost.amin(0)
         # In logarithms it takes ten times as long, and is needed where exp of the costs would be 0 in float64.
         method = "sinkhorn" if float(cost.max()) < _NO_ZERO * strength else "sinkhorn_log"
         plan = torch.from_numpy(
@@ -116,6 +133,11 @@ class Sinkhorn(_Transport):
         cumulative = plan.cumsum(1)
         drawn = torch.searchsorted(cumulative / cumulative[:, -1:], u[:, None], right=True)[:, 0]
         return drawn.clamp(max=n - 1)
+
+
+def _need(coupling: str, module: str, package: str) -> None:
+    if find_spec(module) is None:
+        raise InputError(f"The coupling {coupling} needs the package {package}: pip install 'clearwater[flow]'.")
 
 
 def _groups(labels: Tensor | None, n: int) -> list[Tensor]:

@@ -113,17 +113,20 @@ class Mode(TimeSampler):
 
 @dataclass(frozen=True)
 class Shifted(TimeSampler):
-    """The times of another sampler moved towards noise: t becomes shift · t / (1 + (shift - 1) · t).
+    """The levels of another sampler moved towards noise: of each the log-SNR falls by 2 log(shift).
 
-    On the chain flow every log-SNR falls by 2 log(shift). An image of m times as many pixels is as hard to make out
-    under shift = √m times the noise, if its neighbours are alike (Esser et al. 2024, eq. 23).
+    On the chain flow t becomes shift · t / (1 + (shift - 1) · t). An image of m times as many pixels is as hard to make
+    out under shift = √m times the noise, if its neighbours are alike (Esser et al. 2024, eq. 23). What would lie beyond
+    the chain's last level is drawn there.
 
     Attributes:
         times: the other one.
+        chain: whose levels are drawn.
         shift: above 1 for more noise.
     """
 
     times: TimeSampler
+    chain: Chain
     shift: float
 
     def __post_init__(self) -> None:
@@ -132,9 +135,13 @@ class Shifted(TimeSampler):
 
     def __call__(self, n: int, T: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         k, weight = self.times(n, T, generator)
-        # Within a level all times are alike.
-        t = (k - 1 + torch.rand(n, generator=generator, dtype=torch.float64)) / T
-        return _level(self.shift * t / (1 + (self.shift - 1) * t), T), weight
+        # sigma / (alpha + sigma) rises from 0 to at most 1, evenly within a step; on the chain flow it is t.
+        levels = self.chain.levels
+        share = levels.sigma / (levels.alpha + levels.sigma)
+        within = torch.rand(n, generator=generator, dtype=torch.float64)
+        drawn = torch.lerp(share[k - 1], share[k], within)
+        shifted = self.shift * drawn / (1 + (self.shift - 1) * drawn)  # shift times the sigma / alpha
+        return torch.searchsorted(share[1:].contiguous(), shifted).clamp(max=T - 1) + 1, weight
 
 
 @dataclass(frozen=True)

@@ -248,3 +248,15 @@ def test_a_bound_above_that_of_the_pixels_is_not_taken_for_one(
     assert "--variance optimal gives the lowest" in said
     assert beyond_pixels(8.0, optimal=False) is None
     assert "--variance" not in (beyond_pixels(8.1, optimal=True) or "--variance")
+
+
+def test_the_images_of_the_optimal_variance_are_kept_where_the_others_are(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(home / "run", tmp_path / "run", ignore=shutil.ignore_patterns("optimal-variance*"))
+    monkeypatch.setenv("CLEARWATER_CACHE", str(tmp_path / "usual"))
+    options = ["--variance", "optimal", "--n", "2", "--levels", "2", "--device", "cpu"]
+    command = ["bound", str(tmp_path / "run"), str(home / "images"), *options]
+    assert run([*command, "--cache", str(tmp_path / "here")]) == 0
+    assert not (tmp_path / "usual").exists()
+    assert (tmp_path / "here").is_dir()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -45,6 +47,7 @@ from clearwater.sampling import (
     path_costs,
     quadratic,
 )
+from clearwater.training import RunFolder
 
 # --- samplers and grids
 
@@ -95,6 +98,25 @@ def test_the_sampler_and_the_grid_are_those_that_are_named(home: Path, tmp_path:
         assert json.loads((tmp_path / str(i) / "samples.json").read_text())["steps"] == chain.T
         seen.add(made.tobytes())
     assert len(seen) == i + 1  # no two of them are the same
+
+
+@pytest.mark.parametrize("grid", ["bound", "fitted"])
+def test_what_is_measured_for_a_run_that_is_somebody_else_s_is_used_and_not_kept(
+    grid: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(home / "run", tmp_path / "run", ignore=shutil.ignore_patterns("*optimal*", "*path-costs*"))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(RunFolder, "keep", refuse)
+    options = ["--grid", grid, "--steps", "6", "--n", "2", "--device", "cpu"]
+    assert run(["sample", str(tmp_path / "run"), "--out", str(tmp_path / "out"), *options]) == 0
+    assert "could not be kept with the run" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.undo()
+    assert run(["sample", str(home / "run"), "--out", str(tmp_path / "own"), *options]) == 0
+    same = [(tmp_path / where / "000001.png").read_bytes() for where in ("out", "own")]
+    assert same[0] == same[1]
 
 
 def test_a_chain_of_fewer_levels_is_gone_through_whole(trained: Path, tmp_path: Path) -> None:

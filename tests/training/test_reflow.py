@@ -73,16 +73,29 @@ def test_the_command_trains_on_pairs_and_the_run_can_be_sampled_in_one_step(home
     assert run(["sample", str(tmp_path / "second"), "--out", str(tmp_path / "samples"), *one_step]) == 0
 
 
-def test_noise_on_the_way_of_a_flow_with_chosen_noise_is_warned_of(
+def test_new_noise_in_a_flow_with_chosen_noise_is_refused(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--out", str(tmp_path / "optimal"), "--config", str(home / "tiny.toml"), "--device", "cpu"]
     assert run(["train", "fashion-mini", *options, "--set", "objective.coupling=optimal"]) == 0
-    for sampler, warned in (("ancestral", True), ("rk4", False)):
+    coupled, image = str(tmp_path / "optimal"), str(home / "pairs" / "000000.png")
+    out = ["--out", str(tmp_path / "out"), "--device", "cpu"]
+    for words, why in (
+        (["sample", coupled, *out, "--sampler", "ancestral"], "the sampler ancestral adds noise"),
+        (["sample", coupled, *out, "--sampler", "ddim", "--eta", "0.5"], "the sampler ddim adds noise"),
+        (["sample", coupled, *out, "--from", image], "--from gives an image noise"),
+        (["restore", coupled, image, *out, "--blur", "1"], "restoring gives an image noise"),
+        (["compare", coupled, "--sampler", "dpm++2m-sde", "--out", str(tmp_path / "a.png"), "--device", "cpu"], "adds"),
+    ):
         capsys.readouterr()
-        options = ["--n", "2", "--steps", "2", "--device", "cpu", "--sampler", sampler]
-        assert run(["sample", str(tmp_path / "optimal"), "--out", str(tmp_path / sampler), *options]) == 0
-        assert ("so it is a flow alone" in capsys.readouterr().err) == warned
+        assert run(words) == 2
+        said = capsys.readouterr().err
+        assert "is a flow from its noise alone" in said
+        assert why in said
+    assert not (tmp_path / "out").exists()
+    for sampler in ("rk4", "ddim"):
+        options = ["--n", "2", "--steps", "2", "--sampler", sampler, "--out", str(tmp_path / sampler)]
+        assert run(["sample", coupled, *options, "--device", "cpu"]) == 0
 
 
 def test_what_is_no_pair_is_refused_in_a_sentence(
@@ -100,6 +113,8 @@ def test_what_is_no_pair_is_refused_in_a_sentence(
     assert "made with new noise on the way" in refused(home / "noisy")
     assert "is no sample whose noise is known" in refused("fashion-mini")
     assert "images are not flipped, augmented or held out" in refused(home / "pairs", "data.flip=true")
+    assert "(1, 8, 8) (C, H, W), and were loaded as (1, 16, 16)" in refused(home / "pairs", "data.size=16")
+    assert "chosen for them as they are" in refused("fashion-mini", "objective.coupling=optimal", "data.augment=0.1")
     (home / "pairs" / "000010.png").rename(tmp_path / "000010.png")
     try:
         assert "has 10 images and should have 11" in refused(home / "pairs")

@@ -98,11 +98,13 @@ def bound(
         if chosen.type == "mps":
             say("The bound is computed in float64, which Apple's GPUs lack: this runs on the processor.")
             chosen = pick_device("cpu")
-        folder = RunFolder.open(run)
+        folder, keeping = RunFolder.open(run), Keeping(cache)
         # The bound is a figure to be compared, so the network runs in the precision of its weights.
         with processes.after_the_first():  # who measures what is kept with the run
-            network = load_network(folder, chosen, variance=variance, clip=clip, weights=weights, exact=True)
-            x_0 = _images(folder, data, n, cache, quiet=not processes.first).to(chosen)
+            network = load_network(
+                folder, chosen, variance=variance, clip=clip, weights=weights, exact=True, keeping=keeping
+            )
+            x_0 = _images(folder, data, n, keeping, quiet=not processes.first).to(chosen)
         denoiser: Denoiser = Clipped(network) if clip else network
         for warning in folder.warnings if processes.first else ():
             say(warning)
@@ -183,14 +185,13 @@ def _split(folder: RunFolder, data: str) -> str:
     return unseen_split(own.source, own.held_out) if lasting_name(data) == own.source else "other"
 
 
-def _images(folder: RunFolder, data: str, n: int | None, cache: Path | None, *, quiet: bool) -> Tensor:
+def _images(folder: RunFolder, data: str, n: int | None, keeping: Keeping, *, quiet: bool) -> Tensor:
     """The images that are measured, as the run sees them, in float64: shape (N, C, H, W)."""
     import torch
 
     from clearwater.data import pixel_values, unseen_split
     from clearwater.evaluation.unseen import some
 
-    keeping = Keeping(cache)
     seen = data_to_measure(folder, data, keeping)
     images = keeping.load(seen, unseen_split(seen.source, seen.held_out), quiet=quiet)
     if not quiet:

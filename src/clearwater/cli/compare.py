@@ -13,6 +13,7 @@ from clearwater.cli.comparing import Meter, compared, evaluations_of
 from clearwater.cli.comparison import as_object, picture, table
 from clearwater.cli.findings import Way
 from clearwater.cli.loading import Keeping, data_to_measure
+from clearwater.cli.making import refuse_new_noise
 from clearwater.cli.measuring import Real, real_images
 from clearwater.cli.models import image_shape
 from clearwater.cli.options import AsJson, Device, Features, HeldOut, Seed, SeenCache, refuse_picture
@@ -60,6 +61,7 @@ def compare(
     """
     from clearwater.assembly import pick_device
     from clearwater.pictures import write_picture
+    from clearwater.sampling import SAMPLERS
     from clearwater.training import RunFolder
     from clearwater.world import World
 
@@ -68,14 +70,18 @@ def compare(
     chosen = pick_device(device)
     steps = _steps(sampler, evaluations)
     folders = [RunFolder.open(run) for run in runs]
-    of = _data(folders, data, Keeping(cache), unseen=held_out)
+    if SAMPLERS[sampler].stochastic:
+        for folder in folders:
+            refuse_new_noise(folder, f"the sampler {sampler} adds noise on the way")
+    keeping = Keeping(cache)
+    of = _data(folders, data, keeping, unseen=held_out)
     _refuse_levels(folders, steps)
     subjects = [subject(name, folder) for name, folder in zip(names_of(runs), folders, strict=True)]
     real = real_images(of, held_out, features=features, device=device, cache=cache, processes=World())
     own = all(folder.config().data.source == of.source for folder in folders)
     _say_what_is_lacking(real, subjects, n, own=own)
     middle = max((each for each in steps if each <= _MIDDLE), default=min(steps))
-    way = Way(n, seed, sampler, steps, middle, real, own, _digests(real), chosen, repeating(context))
+    way = Way(n, seed, sampler, steps, middle, real, own, _digests(real), chosen, repeating(context), keeping)
     try:
         with live_line("comparing") as line:
             meter = Meter(line, sum(evaluations_of(each, way) for each in subjects))

@@ -165,7 +165,9 @@ def _bound(of: Subject, way: Way, meter: Meter) -> Bits | None:
     def find() -> dict[str, Any]:
         device = torch.device("cpu") if way.device.type == "mps" else way.device  # Apple's GPUs lack float64
         model = load_network(of.folder, device, variance=None, clip=True, exact=True)
-        variance = optimal_variance(of.folder, model, clip=True, report=lambda fraction, text: fit(fraction))
+        variance = optimal_variance(
+            of.folder, model, clip=True, report=lambda fraction, text: fit(fraction), keeping=way.keeping
+        )
         measured = Clipped(replace(model, variance=variance))
         x_0 = pixel_values(images, torch.float64).to(device)
         found = estimate_bound(measured, x_0, _BOUND_EVALUATIONS * len(x_0), progress=report)

@@ -15,7 +15,7 @@ import typer
 
 from clearwater.cli.loading import Keeping
 from clearwater.cli.looking import STEPS, Previews, forward_picture, nearest_picture
-from clearwater.cli.models import image_shape, load_network
+from clearwater.cli.models import has_optimal_variance, image_shape, load_network
 from clearwater.cli.options import BATCH
 from clearwater.cli.progress import duration, live_line, say
 from clearwater.errors import ClearwaterError, InputError
@@ -109,7 +109,7 @@ class _Newest:
         from clearwater.decoders import DiscretizedDecoder
         from clearwater.gaussians import Gaussian
 
-        if any(self.folder.path.glob(f"optimal-variance-{self.step}-True-ema-*")):
+        if has_optimal_variance(self.folder, clip=True):
             return 0.0
         x = self._blank(_AT_ONCE)
         of_decoder = _seconds(lambda: DiscretizedDecoder()(x, Gaussian(x, torch.ones_like(x[:1]))).sum()) / _AT_ONCE

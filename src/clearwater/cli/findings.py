@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clearwater.cli.loading import Keeping
 from clearwater.cli.measuring import Real
 from clearwater.cli.subjects import Subject
 
@@ -31,6 +32,7 @@ class Way:
         digests: of these images.
         device: where to compute.
         command: what finds all of it again, the words after `clearwater`.
+        keeping: of decoded images.
     """
 
     n: int
@@ -43,6 +45,7 @@ class Way:
     digests: Mapping[str, str | None]
     device: torch.device
     command: Sequence[str]
+    keeping: Keeping
 
     def key(self, weights: str, evaluations: int) -> dict[str, object]:
         """By what samples are known again: of equal keys they are equal, as far as a device repeats itself."""

@@ -31,6 +31,7 @@ __all__ = [
     "finite",
     "known_image",
     "mask_of",
+    "refuse_new_noise",
     "sampling_chain",
     "starting_chain",
 ]
@@ -300,6 +301,16 @@ def sampling_chain(
     part = starting_chain(network.chain, level)
     wanted = steps or (part.T if grid == "all" else min(_STEPS, part.T))
     return GRIDS[grid](part, wanted if level == 1 else min(wanted, part.T))
+
+
+def refuse_new_noise(folder: RunFolder, why: str) -> None:
+    """Refuses, with an `InputError`, what adds noise of its own to what was trained with noise that was chosen."""
+    coupling = folder.config().objective.coupling
+    if coupling != "independent":
+        raise InputError(
+            f"'{folder.path}' was trained with objective.coupling = {coupling}, so it is a flow from its noise alone, "
+            f"and {why}: sample from it without --from, by a sampler that adds none, such as unipc or rk4."
+        )
 
 
 def finite(name: str, value: float | None) -> None:

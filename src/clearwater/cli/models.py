@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from clearwater.cli.loading import Keeping
 from clearwater.cli.progress import Report, command, live_line, say
+from clearwater.cli.repeating import if_it_can_be_kept
 from clearwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VarianceOption",
     "fitted_grid",
+    "has_optimal_variance",
     "image_shape",
     "load_for_sampling",
     "load_network",
@@ -34,7 +36,10 @@ __all__ = [
 _PATHS, _PATHS_AT_ONCE = 32, 16
 _PATHS_MEASURED = "1"
 _FEWEST, _PIXELS = 1000, 2**27  # of training images that the variance is measured on: half a GiB, but not too few
-_MEASURED = "3"  # the way of measuring: another one does not take this one's files for its own
+_OPTIMAL, _MEASURED = (
+    "optimal-variance",
+    "3",
+)  # the way of measuring: another one does not take this one's files for its own
 
 VarianceOption = Literal["fixed_small", "fixed_large", "learned_range", "network", "optimal"]
 
@@ -47,6 +52,7 @@ def load_network(
     clip: bool,
     weights: Literal["ema", "raw"] = "ema",
     exact: bool = False,
+    keeping: Keeping | None = None,
 ) -> NetworkDenoiser:
     """The denoiser of a run.
 
@@ -57,6 +63,7 @@ def load_network(
         clip: whether its predictions will be clipped to the range of the data, for a variance that fits.
         weights: averaged, or the last ones of training.
         exact: whether the network runs in the precision of its weights, whatever the run says.
+        keeping: of the decoded images that the variance is measured on; None for the usual place.
     """
     from clearwater.training import load_denoiser
 
@@ -65,7 +72,7 @@ def load_network(
     if exact:
         model = replace(model, autocast=None)
     if variance == "optimal":
-        model = replace(model, variance=optimal_variance(folder, model, clip=clip, weights=weights))
+        model = replace(model, variance=optimal_variance(folder, model, clip=clip, weights=weights, keeping=keeping))
     elif variance == "network":
         if weights == "raw":
             raise InputError("The variance network was trained beside the averaged weights: leave out --weights raw.")
@@ -99,6 +106,7 @@ def optimal_variance(
     clip: bool,
     weights: Literal["ema", "raw"] = "ema",
     report: Report | None = None,
+    keeping: Keeping | None = None,
 ) -> Optimal:
     """The run's optimal variance: measured once on its own training images, and kept with it.
 
@@ -108,6 +116,7 @@ def optimal_variance(
         clip: whether its predictions will be clipped.
         weights: which of the run's these are.
         report: the live line to be told on; None for one of its own.
+        keeping: of the decoded images; None for the usual place.
     """
     from clearwater.data import pixel_values
     from clearwater.denoisers import Clipped
@@ -115,13 +124,12 @@ def optimal_variance(
     from clearwater.optimal_variance import fit_optimal_variance
     from clearwater.variances import Optimal
 
-    step = folder.model()[1].step
-    key = {"step": str(step), "clipped": str(clip), "weights": weights, "measured": _MEASURED}
-    stored = folder.kept("optimal-variance", key)
+    key = _of_variance(folder, clip=clip, weights=weights)
+    stored = folder.kept(_OPTIMAL, key)
     if stored is not None:
         return Optimal(stored["time"], stored["error"], stored.get("decoder"))
     data = folder.config().data
-    data_of_run = Keeping().load(data.model_copy(update={"labels": False}))
+    data_of_run = (keeping or Keeping()).load(data.model_copy(update={"labels": False}))
     images, _ = some(data_of_run, max(_FEWEST, _PIXELS // math.prod(data_of_run.shape)))
     device = next(network.network.parameters()).device
     exactly = replace(network, autocast=None)  # the same figures whichever command asks first
@@ -134,8 +142,19 @@ def optimal_variance(
     tensors = {"time": fitted.time, "error": fitted.error}
     if fitted.decoder is not None:
         tensors["decoder"] = fitted.decoder
-    folder.keep("optimal-variance", tensors, key)
+    with if_it_can_be_kept(folder):
+        folder.keep(_OPTIMAL, tensors, key)
     return fitted
+
+
+def has_optimal_variance(folder: RunFolder, *, clip: bool, weights: Literal["ema", "raw"] = "ema") -> bool:
+    """Whether the run's optimal variance was measured."""
+    return folder.kept(_OPTIMAL, _of_variance(folder, clip=clip, weights=weights)) is not None
+
+
+def _of_variance(folder: RunFolder, *, clip: bool, weights: str) -> dict[str, str]:
+    step = str(folder.model()[1].step)
+    return {"step": step, "clipped": str(clip), "weights": weights, "measured": _MEASURED}
 
 
 def fitted_grid(folder: RunFolder, network: NetworkDenoiser, *, clip: bool) -> Grid:
@@ -161,7 +180,8 @@ def fitted_grid(folder: RunFolder, network: NetworkDenoiser, *, clip: bool) -> G
             parts.append(path_costs(denoiser, noise))
             report((first + _PATHS_AT_ONCE) / _PATHS, "once for this model")
     costs = torch.stack(parts).mean(0)
-    folder.keep("path-costs", {"costs": costs}, key)
+    with if_it_can_be_kept(folder):
+        folder.keep("path-costs", {"costs": costs}, key)
     return fitted_to_path(costs)
 
 

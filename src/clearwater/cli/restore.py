@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clearwater.cli.making import Making, Measured, classes_of, finite, known_image, mask_of, sampling_chain
+from clearwater.cli.making import (
+    Making,
+    Measured,
+    classes_of,
+    finite,
+    known_image,
+    mask_of,
+    refuse_new_noise,
+    sampling_chain,
+)
 from clearwater.cli.models import image_shape, load_network
 from clearwater.cli.options import BATCH, Batch, Count, Device, Out, Run, Seed
 from clearwater.cli.process import keep_freed_memory
@@ -83,6 +92,7 @@ def restore(
             eta = 1.0
         stepper = Repeated(named_sampler(sampler, SamplerOptions(eta)), repeat)
         folder = RunFolder.open(run)
+        refuse_new_noise(folder, "restoring gives an image noise")
         network = load_network(folder, chosen, variance=None, clip=True)
         for warning in folder.warnings if processes.first else ():
             say(warning)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from clearwater.cli.making import Change, Guidance, Making, classes_of, finite, sampling_chain, starting_chain
+from clearwater.cli.making import (
+    Change,
+    Guidance,
+    Making,
+    classes_of,
+    finite,
+    refuse_new_noise,
+    sampling_chain,
+    starting_chain,
+)
 from clearwater.cli.models import VarianceOption, image_shape, load_network
 from clearwater.cli.options import BATCH, Batch, Count, Device, Out, Run, Seed, refuse_picture
 from clearwater.cli.process import keep_freed_memory
@@ -187,6 +196,10 @@ def sample(
         data = folder.config().data
         shape = image_shape(run, data)
         numbers = classes_of(classes, data)
+        if image is not None:
+            refuse_new_noise(folder, "--from gives an image noise")
+        elif stepper.stochastic:
+            refuse_new_noise(folder, f"the sampler {sampler} adds noise on the way")
         with processes.after_the_first():  # who measures what is kept with the run
             network = load_network(folder, chosen, variance=variance, clip=clip)
             if sampler == "adaptive":
@@ -195,11 +208,6 @@ def sample(
                 chain = sampling_chain(folder, network, grid, steps, clip=clip, level=change.from_level)
         for warning in folder.warnings if processes.first else ():
             say(warning)
-        if processes.first and stepper.stochastic and folder.config().objective.coupling != "independent":
-            say(
-                f"This run was trained with noise that was chosen for each image, so it is a flow alone, which "
-                f"{sampler} leaves by the noise that it adds: take a sampler without."
-            )
         stepper, start = change.begin(stepper, shape, chosen)
         away, away_knows = None, False
         if guide is not None:

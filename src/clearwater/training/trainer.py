@@ -100,7 +100,7 @@ class Trainer:
         self._first_times = self.objective.times.state()
         self._optimization = Optimization(config, self.denoiser, self.objective, device, self._world)
         if config.objective.coupling == "reflow":
-            self._optimization.pairs = seed_of_pairs(config.data.source, len(data))
+            self._optimization.pairs = seed_of_pairs(config.data.source, len(data), data.shape)
         self._parameters = self._optimization.parameters
         begin_with(self._parameters, start)
         self._averages = Averages(self._parameters, training, run.snapshots if run else None)
