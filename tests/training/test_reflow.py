@@ -93,6 +93,10 @@ def test_new_noise_in_a_flow_with_chosen_noise_is_refused(
         assert "is a flow from its noise alone" in said
         assert why in said
     assert not (tmp_path / "out").exists()
+    for more, told in (([], True), (["--ode", "--tolerance", "0.1"], False)):
+        capsys.readouterr()
+        assert run(["bound", coupled, "fashion-mini", "--n", "2", "--device", "cpu", *more]) == 0
+        assert ("but --ode is nearer" in " ".join(capsys.readouterr().err.split())) == told
     for sampler in ("rk4", "ddim"):
         options = ["--n", "2", "--steps", "2", "--sampler", sampler, "--out", str(tmp_path / sampler)]
         assert run(["sample", coupled, *options, "--device", "cpu"]) == 0

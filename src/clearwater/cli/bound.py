@@ -108,6 +108,8 @@ def bound(
         denoiser: Denoiser = Clipped(network) if clip else network
         for warning in folder.warnings if processes.first else ():
             say(warning)
+        if not ode and processes.first and folder.config().objective.coupling != "independent":
+            say("This run was trained with noise that was chosen for each image: the bound holds, but --ode is nearer.")
         evaluated: dict[str, Any] = {
             "data": lasting_name(data),
             "split": _split(folder, data),
