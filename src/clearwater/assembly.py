@@ -240,10 +240,10 @@ def _refuse_coupling(config: Config) -> None:
             f"With objective.coupling = {coupling} the noise of images is chosen for them as they are: leave out "
             "data.augment."
         )
-    if coupling == "reflow" and (data.flip or data.augment or data.held_out):
+    if coupling == "reflow" and (data.flip or data.held_out):
         raise InputError(
-            "With objective.coupling = reflow each image has its own noise, so images are not flipped, augmented or "
-            "held out: leave out data.flip, data.augment and data.held_out."
+            "With objective.coupling = reflow each image has its own noise, so images are not flipped or held out: "
+            "leave out data.flip and data.held_out."
         )
 
 

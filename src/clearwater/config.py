@@ -146,7 +146,7 @@ class ObjectiveConfig(_Section):
     )
     mode_scale: float = _setting(1.29, "of mode: -1, the ends most often, to 1.75, the middle", ge=-1, le=1.7519)
     shift: float = _setting(
-        1.0, "of times, towards noise: t becomes shift · t / (1 + (shift - 1) · t); √m for m times as many pixels", gt=0
+        1.0, "of times, towards noise: log-SNR falls by 2 log(shift); √m for m times as many pixels", gt=0
     )
     coupling: Literal["independent", "optimal", "sinkhorn", "reflow"] = _setting(
         "independent",

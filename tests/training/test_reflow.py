@@ -116,7 +116,7 @@ def test_what_is_no_pair_is_refused_in_a_sentence(
 
     assert "made with new noise on the way" in refused(home / "noisy")
     assert "is no sample whose noise is known" in refused("fashion-mini")
-    assert "images are not flipped, augmented or held out" in refused(home / "pairs", "data.flip=true")
+    assert "images are not flipped or held out" in refused(home / "pairs", "data.flip=true")
     assert "(1, 8, 8) (C, H, W), and were loaded as (1, 16, 16)" in refused(home / "pairs", "data.size=16")
     assert "chosen for them as they are" in refused("fashion-mini", "objective.coupling=optimal", "data.augment=0.1")
     (home / "pairs" / "000010.png").rename(tmp_path / "000010.png")

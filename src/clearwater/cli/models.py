@@ -36,10 +36,8 @@ __all__ = [
 _PATHS, _PATHS_AT_ONCE = 32, 16
 _PATHS_MEASURED = "1"
 _FEWEST, _PIXELS = 1000, 2**27  # of training images that the variance is measured on: half a GiB, but not too few
-_OPTIMAL, _MEASURED = (
-    "optimal-variance",
-    "3",
-)  # the way of measuring: another one does not take this one's files for its own
+_OPTIMAL = "optimal-variance"
+_MEASURED = "3"  # the way of measuring: another one does not take this one's files for its own
 
 VarianceOption = Literal["fixed_small", "fixed_large", "learned_range", "network", "optimal"]
 
