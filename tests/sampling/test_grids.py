@@ -4,22 +4,34 @@ import itertools
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import clearwater as cw
 from clearwater.analytic import GaussianMixture, gaussian_bound, gaussian_data
 from clearwater.chains import Chain, cosine, linear
 from clearwater.errors import InputError
-from clearwater.sampling import GRIDS, all_levels, fitted_to_bound, karras, leading, log_snr, quadratic, trailing
+from clearwater.sampling import (
+    GRIDS,
+    all_levels,
+    fitted_to_bound,
+    karras,
+    leading,
+    log_snr,
+    quadratic,
+    shifted,
+    trailing,
+)
 from clearwater.sampling.fitting import step_costs
 from clearwater.schedules import VE, VP, CosineSchedule, RectifiedFlow
 from clearwater.variances import Optimal
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # whatever diffusers warns of on import is not ours
-    from diffusers import DDIMScheduler
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 CHAINS = {
     "linear": linear(1000),
@@ -67,7 +79,7 @@ def test_a_grid_has_its_steps_from_level_t_to_data(chain, name):
 def test_grids_of_any_size_are_chains_that_a_network_of_the_whole_chain_knows(chain, data):
     """Those of whole levels visit the chain's own; the others levels whose log-SNR and time agree with it."""
     K = data.draw(st.integers(1, chain.T))
-    for grid in (trailing, leading, quadratic):
+    for grid in (trailing, leading, shifted, quadratic):
         levels = grid(chain, K).levels
         assert len(levels) == K + 1
         own = torch.isin(levels.sigma, chain.levels.sigma) & torch.isin(levels.time, chain.levels.time)
@@ -190,7 +202,7 @@ def test_the_fitted_grid_is_the_best_of_all_there_are(chain, K):
 
 
 @of_chain
-@pytest.mark.parametrize("grid", [trailing, leading, quadratic, log_snr, karras])
+@pytest.mark.parametrize("grid", [trailing, leading, shifted, quadratic, log_snr, karras])
 def test_for_gaussian_data_every_grid_has_one_and_the_same_bound(chain, grid):
     """There a step of any length is exact: the bound is the entropy, and what the prior does not know of x_T."""
     v = 0.25
@@ -234,7 +246,7 @@ def test_the_fitted_grid_has_no_higher_bound_than_any_other(of_mixture, K):
     chain, variance = of_mixture
     best = of_grid(chain, variance, fitted_to_bound(variance)(chain, K))
     beaten = 0
-    for grid in (trailing, leading, quadratic, log_snr, karras):
+    for grid in (trailing, leading, shifted, quadratic, log_snr, karras):
         times = grid(chain, K).levels.time
         index = {int((chain.levels.time - time).abs().argmin()) for time in times} | {0, chain.T}
         other = Chain(chain.levels[torch.tensor(sorted(index))])
@@ -253,13 +265,31 @@ def test_more_steps_of_a_fitted_grid_never_raise_the_bound_and_at_first_lower_it
     assert costs[-1] == pytest.approx(of_grid(chain, variance, chain), rel=1e-12)
 
 
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0, 5.0])
+@pytest.mark.parametrize("K", [5, 20, 28])
+def test_a_shifted_flow_visits_the_times_of_stable_diffusion_3(shift, K):
+    """Those of diffusers' scheduler from its first time 1, to half a level of 10,000."""
+    scheduler = FlowMatchEulerDiscreteScheduler(10_000, shift=shift)
+    scheduler.set_timesteps(sigmas=(np.arange(K, 0, -1) / K).tolist())
+    levels = shifted(cw.chain("flow", 10_000), K, shift).levels
+    torch.testing.assert_close(levels.time.flip(0), scheduler.sigmas.double(), rtol=0, atol=0.5e-4 + 1e-7)
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, math.inf, math.nan])
+def test_a_shift_that_is_none_is_refused(shift):
+    with pytest.raises(InputError, match=r"above zero and finite, not"):
+        shifted(linear(100), 10, shift)
+
+
 @pytest.mark.parametrize("name", [name for name in GRIDS if name != "all"])
 def test_a_grid_without_steps_is_refused_in_a_sentence(name):
     with pytest.raises(InputError, match=r"not 0\.$"):
         GRIDS[name](linear(100), 0)
 
 
-@pytest.mark.parametrize("grid", [trailing, leading, quadratic], ids=["trailing", "leading", "quadratic"])
+@pytest.mark.parametrize(
+    "grid", [trailing, leading, shifted, quadratic], ids=["trailing", "leading", "shifted", "quadratic"]
+)
 def test_more_steps_than_levels_are_refused_in_a_sentence(grid):
     with pytest.raises(InputError, match=r"has 100 steps, so from 1 to 100 can be taken, not 101\.$"):
         grid(linear(100), 101)

@@ -40,6 +40,7 @@ _GRIDS = {
     "trailing": "equal strides from all noise down to data; the default",
     "all": "every level of the chain; the default of ancestral without --steps",
     "leading": "as older samplers have it: it begins below all noise, so images come out grey",
+    "shifted": "more steps where there is much noise, as for large images: strides of flow's time under a shift of 3",
     "quadratic": "closer together near data",
     "log_snr": "equal steps in the logarithm of signal to noise",
     "karras": "of EDM: closer together near data, by the seventh root of noise to signal",
@@ -84,8 +85,8 @@ def sample(
     grid: Annotated[
         str | None,
         typer.Option(
-            help="Which levels of noise the steps visit: all, trailing, leading, quadratic, log_snr, karras, fitted, "
-            "bound; --list explains them.",
+            help="Which levels of noise the steps visit: all, trailing, leading, shifted, quadratic, log_snr, karras, "
+            "fitted, bound; --list explains them.",
             show_default="trailing",
         ),
     ] = None,

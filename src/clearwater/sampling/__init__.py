@@ -6,7 +6,18 @@ from clearwater.sampling.ddim import DDIM
 from clearwater.sampling.dpm_solver import DPMSolver, SDEDPMSolver, SinglestepDPMSolver
 from clearwater.sampling.encoding import Encoded, encode, interpolate_encoded, slerp
 from clearwater.sampling.fitting import fitted_to_bound, fitted_to_path, path_costs
-from clearwater.sampling.grids import GRIDS, Grid, all_levels, ends, karras, leading, log_snr, quadratic, trailing
+from clearwater.sampling.grids import (
+    GRIDS,
+    Grid,
+    all_levels,
+    ends,
+    karras,
+    leading,
+    log_snr,
+    quadratic,
+    shifted,
+    trailing,
+)
 from clearwater.sampling.heun import Euler, Heun
 from clearwater.sampling.loop import StepState, sample, sampling_states
 from clearwater.sampling.named import SAMPLERS, Sampler, SamplerOptions, sampler
@@ -50,6 +61,7 @@ __all__ = [
     "sample",
     "sampler",
     "sampling_states",
+    "shifted",
     "slerp",
     "trailing",
 ]

@@ -5,6 +5,7 @@ Every grid but `leading` starts at level T, and all end at data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,7 @@ from clearwater.chains import Chain
 from clearwater.errors import InputError
 from clearwater.levels import Level
 
-__all__ = ["GRIDS", "Grid", "all_levels", "ends", "karras", "leading", "log_snr", "quadratic", "trailing"]
+__all__ = ["GRIDS", "Grid", "all_levels", "ends", "karras", "leading", "log_snr", "quadratic", "shifted", "trailing"]
 
 Grid = Callable[[Chain, int], Chain]
 """(chain, K) to a chain of K steps."""
@@ -66,6 +67,24 @@ def quadratic(chain: Chain, K: int) -> Chain:
     return _of_index(chain, chain.T * (torch.arange(1, K + 1, dtype=torch.float64) / K).square(), K)
 
 
+def shifted(chain: Chain, K: int, shift: float = 3.0) -> Chain:
+    """Equal strides moved towards noise: the levels nearest to shift · t / (1 + (shift - 1) · t) (Esser et al. 2024).
+
+    t = i/K is sigma / (alpha + sigma) as a fraction of level T's; on the chain flow that is its time (eq. 23).
+
+    Raises:
+        InputError: the shift is not above zero, or there are not as many levels.
+    """
+    if not 0 < shift < math.inf:
+        raise InputError(f"The shift of a grid is above zero and finite, not {shift}.")
+    _refuse_count(chain, K)
+    share = chain.levels.sigma / (chain.levels.alpha + chain.levels.sigma)
+    t = torch.arange(1, K + 1, dtype=torch.float64) / K
+    wanted = share[-1] * shift * t / (1 + (shift - 1) * t)
+    middles = (share[1:-1] + share[2:]) / 2  # from one of which to the next a level is the nearest
+    return _of_index(chain, 1 + torch.searchsorted(middles, wanted), K)
+
+
 def _of_log_snr(chain: Chain, K: int, spread: Callable[[Tensor, Tensor], Tensor]) -> Chain:
     """Level T, level 1, the levels between at the log-SNR that `spread` makes of (from, to), and data."""
     if K < 1:
@@ -113,6 +132,7 @@ GRIDS: dict[str, Grid] = {
     "all": all_levels,
     "trailing": trailing,
     "leading": leading,
+    "shifted": shifted,
     "quadratic": quadratic,
     "log_snr": log_snr,
     "karras": karras,
