@@ -3,8 +3,8 @@
 Images of noise are written as a `.npy` file and, up to 100,000, as a folder of PNG files, which clearwater decodes
 into its cache. For each number a fresh process measures the start (`load_images`, and the digest by which a `Trainer`
 knows its data again), batches in random order, its own and its file-backed memory at most after 2,000 batches of 32 and
-of 256 and after 100 real training steps of the recipe small, and a batch as a share of such a step, both in processor
-time. A million images take 3 GB of disk, which are free again at the end.
+of 256 and after 100 real training steps of the recipe small-grey, and a batch as a share of such a step, both in
+processor time. A million images take 3 GB of disk, which are free again at the end.
 
     python benchmarks/data_scale.py [--images 1000 10000 100000 1000000] [--plot docs/images/benchmarks/data_scale.png]
 """
@@ -64,7 +64,7 @@ def measure(source: Path, cache: Path, batches: int, steps: int) -> dict[str, fl
         found[f"batch_{batch}_ms"] = 1000 * statistics.median(seconds)
         found[f"batch_{batch}_processor_ms"] = 1000 * (time.process_time() - used) / batches
     found |= {f"{name}_batches": value - before[name] for name, value in peak.items()}
-    config = resolve(recipe="small", sets=["data.size=32", "data.channels=3"], options={"training.steps": steps})
+    config = resolve(recipe="small-grey", sets=["data.size=32", "data.channels=3"], options={"training.steps": steps})
     trainer = Trainer(config, images, torch.device("cpu"))
     used = time.process_time()
     ended = threading.Event()

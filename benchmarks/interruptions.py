@@ -136,7 +136,7 @@ def _spoilt(folder: Path, drawn: random.Random, seen: Counter[str], forever: boo
     steps, saves = drawn.randint(60, 120), drawn.random() < 0.6
     sets = ["channels=16", "multipliers=[1]", "patch=4"]
     config = resolve(
-        recipe="small",
+        recipe="small-grey",
         sets=[
             *(f"model.{each}" for each in sets),
             f"training.save_minutes={1e-9 if saves else 1e9}",

@@ -94,7 +94,7 @@ class SmallRun:
 
     def train(self, meanwhile: Callable[[subprocess.Popen[str]], None] | None = None) -> Ended:
         """Gives the command; `meanwhile` is called once while it runs, and may end it."""
-        words = ["train", self.data, "--out", self.out, "--recipe", "small", "--labels", "--batch", 8]
+        words = ["train", self.data, "--out", self.out, "--recipe", "small-grey", "--labels", "--batch", 8]
         words += ["--steps", self.steps, "--set", f"training.save_minutes={self.save_minutes}"]
         return self.command(*words, *(word for each in _SETS for word in ("--set", each)), meanwhile=meanwhile)
 

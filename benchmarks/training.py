@@ -7,10 +7,10 @@ denoising-diffusion-pytorch. Each has a process of its own, the processes take t
 the median of the rounds. Speed is measured from the step 20 s after the first one on. Memory is at most at one time, of
 the process and its workers, what they share divided among them.
 
-The networks: `small` is that of the recipe small at batch 32 (0.66 M; UNet2DModel gets the same folding of 2 × 2 pixels
-and has as many parameters to the one; denoising-diffusion-pytorch's cannot fold, and has about as many), `ddpm` the
-CIFAR-10 network of 35.7 M at batch 16 (the same for diffusers; denoising-diffusion-pytorch's README has one of 35.7 M).
-What an image costs in each is in the table.
+The networks: `small` is that of the recipe small-grey at batch 32 (0.66 M; UNet2DModel gets the same folding of 2 × 2
+pixels and has as many parameters to the one; denoising-diffusion-pytorch's cannot fold, and has about as many), `ddpm`
+the CIFAR-10 network of 35.7 M at batch 16 (the same for diffusers; denoising-diffusion-pytorch's README has one of
+35.7 M). What an image costs in each is in the table.
 
     python benchmarks/training.py FOLDER [--networks small ddpm] [--rounds 3] [--seconds 60] [--peer-python PYTHON]
     python benchmarks/training.py FOLDER --processes 1,2      # clearwater under torchrun, a thread a process

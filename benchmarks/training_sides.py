@@ -125,7 +125,7 @@ def _clearwater(precision: str, name: str, folder: Path, out: Path, clock: Clock
         "training.precision": precision,
         "training.ema_snapshots": 16,
     }
-    config = resolve(recipe="small" if name == "small" else "ddpm-cifar10", options=settings)
+    config = resolve(recipe="small-grey" if name == "small" else "ddpm-cifar10", options=settings)
     with world() as processes:
         with processes.after_the_first():
             images = load_images(folder, size=(_SIDE, _SIDE), cache=default_cache())
@@ -144,7 +144,7 @@ def _clearwater(precision: str, name: str, folder: Path, out: Path, clock: Clock
 
 
 class _Folded(nn.Module):
-    """UNet2DModel on images whose pixels are folded 2 × 2 into channels, as the recipe small has it."""
+    """UNet2DModel on images whose pixels are folded 2 × 2 into channels, as the recipe small-grey has it."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

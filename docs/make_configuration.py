@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clearwater.config import Config
-from clearwater.settings import OBJECTIVES, recipe_names
+from clearwater.recipes import recipe_names
+from clearwater.settings import OBJECTIVES
 
 _PAGE = Path(__file__).with_name("configuration.md")
 _HEAD = """# Configuration
@@ -23,8 +24,8 @@ settings after it change what it stands for:
 |---|---|
 {objectives}
 
-The defaults below are the schema's, which is Ho's CIFAR-10 model; what a run starts from is its recipe, `small`
-unless another is named, in `src/clearwater/recipes/`. This page is made from the schema by
+The defaults below are the schema's, which is Ho's CIFAR-10 model; what a run starts from is its recipe, in
+`src/clearwater/recipes/`: the one that suits the images, unless another is named. This page is made from the schema by
 `docs/make_configuration.py`.
 """
 

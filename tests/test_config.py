@@ -89,8 +89,8 @@ def test_an_error_in_a_text_names_where_it_came_from() -> None:
 
 
 def test_differences_name_each_value_that_differs_and_no_other() -> None:
-    config = resolve(recipe="small")
-    other = resolve(recipe="small", sets=["model.channels=64", "data.size=16", "training.steps=5"])
+    config = resolve(recipe="small-grey")
+    other = resolve(recipe="small-grey", sets=["model.channels=64", "data.size=16", "training.steps=5"])
     assert config.differences(config) == []
     assert config.differences(other) == [
         "data.size None and [16, 16]",
@@ -105,7 +105,7 @@ def test_one_number_for_the_size_means_a_square() -> None:
 
 
 def test_a_configuration_cannot_be_changed_behind_the_back_of_its_users() -> None:
-    config = resolve(recipe="small")
+    config = resolve(recipe="small-grey")
     with pytest.raises(ValidationError, match="frozen"):
         config.model.channels = 64
     assert config.model.channels == 32

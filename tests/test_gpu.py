@@ -75,7 +75,7 @@ def test_a_sample_is_the_same_image_as_on_a_processor() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_learns_what_it_learns_on_a_processor(precision: str) -> None:
     settings = resolve(
-        recipe="small",
+        recipe="small-grey",
         sets=["data.channels=1", "data.size=28", "training.steps=60", f"training.precision={precision}"],
     )
     data = load_images("fashion-mini")

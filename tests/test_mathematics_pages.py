@@ -63,7 +63,7 @@ def parse(line: str) -> None:
         command = command.commands[name]
     given = command.make_context(name, arguments).params
     if given.get("set_"):
-        build_objective(resolve(recipe=given["recipe"] or "small", sets=given["set_"]))
+        build_objective(resolve(recipe=given["recipe"] or "small-grey", sets=given["set_"]))
 
 
 @each_page

@@ -11,12 +11,13 @@ import pytest
 from clearwater import settings
 from clearwater.config import ChainConfig, Config, DataConfig, ModelConfig, validated
 from clearwater.errors import InputError
-from clearwater.settings import OBJECTIVES, recipe_names, resolve, without_effect
+from clearwater.recipes import recipe_layers, recipe_names, suited_recipe
+from clearwater.settings import OBJECTIVES, resolve, without_effect
 
 
 def _refusal(**layers: object) -> str:
     with pytest.raises(InputError) as caught:
-        resolve(**{"recipe": "small", **layers})  # type: ignore[arg-type]
+        resolve(**{"recipe": "small-grey", **layers})  # type: ignore[arg-type]
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert message.endswith(".")
@@ -35,7 +36,7 @@ def _file(folder: Path, text: str) -> Path:
 )
 def test_the_last_of_recipe_file_set_and_option_wins(tmp_path: Path, layers: tuple[str, ...], channels: int) -> None:
     config = resolve(
-        recipe="small",
+        recipe="small-grey",
         file=_file(tmp_path, "[model]\nchannels = 40") if "file" in layers else None,
         sets=["model.channels=48"] if "set" in layers else [],
         options={"model.channels": 56 if "option" in layers else None},
@@ -45,7 +46,7 @@ def test_the_last_of_recipe_file_set_and_option_wins(tmp_path: Path, layers: tup
 
 def test_a_layer_leaves_the_other_values_of_its_section_alone(tmp_path: Path) -> None:
     config = resolve(
-        recipe="small",
+        recipe="small-grey",
         file=_file(tmp_path, "[model]\nblocks = 3"),
         sets=["model.heads=2"],
         options={"model.patch": 4},
@@ -56,12 +57,12 @@ def test_a_layer_leaves_the_other_values_of_its_section_alone(tmp_path: Path) ->
 
 
 def test_the_last_of_two_settings_of_one_name_wins() -> None:
-    assert resolve(recipe="small", sets=["model.channels=48", "model.channels=64"]).model.channels == 64
+    assert resolve(recipe="small-grey", sets=["model.channels=48", "model.channels=64"]).model.channels == 64
 
 
 def test_a_setting_is_toml_or_else_a_string() -> None:
     config = resolve(
-        recipe="small",
+        recipe="small-grey",
         sets=["data.source=my images", "model.multipliers=[1, 2, 4]", "chain.name=sigmoid", "data.flip=true"],
     )
     assert config.data == DataConfig(source="my images", flip=True)
@@ -72,11 +73,11 @@ def test_a_setting_is_toml_or_else_a_string() -> None:
 @pytest.mark.parametrize(
     ("recipe", "file", "sets", "options", "end"),
     [
-        ("small", "", [], {}, (None, 3.0)),
-        ("small", "", [], {"training.steps": 5}, (5, None)),
-        ("small", "[training]\nsteps = 7", [], {}, (7, None)),
-        ("small", "[training]\nsteps = 7", [], {"training.minutes": 1.5}, (None, 1.5)),
-        ("small", "[training]\nsteps = 7", ["training.minutes=2"], {"training.steps": 9}, (9, None)),
+        ("small-grey", "", [], {}, (None, 3.0)),
+        ("small-grey", "", [], {"training.steps": 5}, (5, None)),
+        ("small-grey", "[training]\nsteps = 7", [], {}, (7, None)),
+        ("small-grey", "[training]\nsteps = 7", [], {"training.minutes": 1.5}, (None, 1.5)),
+        ("small-grey", "[training]\nsteps = 7", ["training.minutes=2"], {"training.steps": 9}, (9, None)),
         ("ddpm-cifar10", "", ["training.minutes=2"], {}, (None, 2.0)),
         ("ddpm-cifar10", "", [], {"training.seed": 1}, (800_000, None)),
     ],
@@ -173,18 +174,45 @@ def test_an_unknown_name_in_a_file_is_refused(tmp_path: Path) -> None:
 def test_the_recipes_are_the_files_that_ship() -> None:
     shipped = {item.name for item in files("clearwater.recipes").iterdir()}
     assert {f"{name}.toml" for name in recipe_names()} == {name for name in shipped if name.endswith(".toml")}
-    assert {"small", "ddpm-cifar10"} <= set(recipe_names())
+    assert {"small-grey", "ddpm-cifar10"} <= set(recipe_names())
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_means_what_it_says_and_ends(name: str) -> None:
     config = resolve(recipe=name)
-    for section, values in tomllib.loads((files("clearwater.recipes") / f"{name}.toml").read_text()).items():
+    said = tomllib.loads((files("clearwater.recipes") / f"{name}.toml").read_text())
+    before = said.pop("from", None)
+    for section, values in said.items():
         for setting, value in values.items():
             read = getattr(getattr(config, section), setting)
             expected = (value, value) if setting == "size" else tuple(value) if isinstance(value, list) else value
             assert read == expected, f"{section}.{setting}"
     assert (config.training.steps is None) != (config.training.minutes is None)
+    if before is not None:  # what it does not say itself is as in the one that it begins with
+        own = {f"{section}.{setting}" for section, values in said.items() for setting in values}
+        assert {each.split()[0] for each in config.differences(resolve(recipe=before))} <= own
+
+
+def test_recipes_lie_over_one_another_in_order() -> None:
+    assert [origin for origin, _ in recipe_layers("flow")] == ["recipe small-grey", "recipe flow"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "name"),
+    [
+        (1, (28, 28), "small-grey"),
+        (3, (32, 32), "small-colour"),
+        (1, (48, 20), "small-grey"),
+        (3, (32, 64), "medium"),
+        (1, (96, 96), "medium"),
+        (3, (97, 64), "portrait"),
+        (3, (256, 256), "portrait"),
+    ],
+)
+def test_the_recipe_is_that_of_the_longer_side_and_for_small_images_of_the_colour(
+    channels: int, size: tuple[int, int], name: str
+) -> None:
+    assert suited_recipe(channels, size) == name
 
 
 def test_the_cifar10_recipe_is_the_published_one() -> None:
@@ -221,15 +249,15 @@ def test_the_cifar10_recipe_is_the_published_one() -> None:
 
 
 def test_a_later_setting_wins_over_what_a_name_stands_for() -> None:
-    config = resolve(recipe="small", sets=["objective=min_snr", "objective.gamma=3", "objective.target=v"])
+    config = resolve(recipe="small-grey", sets=["objective=min_snr", "objective.gamma=3", "objective.target=v"])
     assert (config.objective.weight, config.objective.gamma, config.objective.target) == ("min_snr", 3.0, "v")
-    config = resolve(recipe="small", sets=["objective=vlb", "chain.variance=fixed_large"])
+    config = resolve(recipe="small-grey", sets=["objective=vlb", "chain.variance=fixed_large"])
     assert (config.objective.loss, config.chain.variance) == ("vlb", "fixed_large")
 
 
 def test_a_name_wins_over_earlier_settings_and_leaves_alone_what_it_does_not_speak_of() -> None:
     before = ["objective.gamma=3", "objective.target=score", "objective.share=0.5", "chain.levels=77"]
-    config = resolve(recipe="small", sets=[*before, "objective=min_snr"])
+    config = resolve(recipe="small-grey", sets=[*before, "objective=min_snr"])
     assert (config.objective.target, config.objective.gamma, config.objective.share) == ("x0", 5.0, 0.001)
     assert (config.chain.levels, config.objective.times) == (77, "low_discrepancy")  # the latter is the recipe's
 
@@ -238,24 +266,25 @@ def test_a_name_wins_over_earlier_settings_and_leaves_alone_what_it_does_not_spe
 @pytest.mark.parametrize("later", OBJECTIVES)
 def test_a_name_stands_for_the_same_after_any_other(earlier: str, later: str) -> None:
     sets = [f"objective={earlier}", "objective.p2_gamma=2", f"objective={later}"]
-    assert resolve(recipe="small", sets=sets) == resolve(recipe="small", sets=[f"objective={later}"])
+    assert resolve(recipe="small-grey", sets=sets) == resolve(recipe="small-grey", sets=[f"objective={later}"])
 
 
 def test_the_later_of_two_names_wins() -> None:
     one, other = (
-        resolve(recipe="small", sets=sets).objective for sets in (["objective=edm", "objective=p2"], ["objective=p2"])
+        resolve(recipe="small-grey", sets=sets).objective
+        for sets in (["objective=edm", "objective=p2"], ["objective=p2"])
     )
     assert (one.loss, one.target, one.weight) == (other.loss, other.target, other.weight) == ("squared", "eps", "p2")
 
 
 def test_a_file_may_name_its_objective_and_its_own_sections_win_over_it(tmp_path: Path) -> None:
-    named = resolve(recipe="small", file=_file(tmp_path, 'objective = "hybrid"\n[chain]\nlevels = 500'))
+    named = resolve(recipe="small-grey", file=_file(tmp_path, 'objective = "hybrid"\n[chain]\nlevels = 500'))
     spelled = '[objective]\nloss = "hybrid"\ntarget = "eps"\nweight = "unweighted"\n[chain]\n'
     spelled += 'levels = 500\nvariance = "learned_range"'
-    assert named == resolve(recipe="small", file=_file(tmp_path, spelled))
-    mixed = resolve(recipe="small", file=_file(tmp_path, 'objective = "vlb"\n[chain]\nvariance = "fixed_small"'))
+    assert named == resolve(recipe="small-grey", file=_file(tmp_path, spelled))
+    mixed = resolve(recipe="small-grey", file=_file(tmp_path, 'objective = "vlb"\n[chain]\nvariance = "fixed_small"'))
     assert (mixed.objective.loss, mixed.chain.variance) == ("vlb", "fixed_small")
-    later = resolve(recipe="small", file=_file(tmp_path, 'objective = "hybrid"'), sets=["objective.share=0.1"])
+    later = resolve(recipe="small-grey", file=_file(tmp_path, 'objective = "hybrid"'), sets=["objective.share=0.1"])
     assert (later.objective.loss, later.objective.share) == ("hybrid", 0.1)
 
 
@@ -273,7 +302,7 @@ def test_a_number_is_no_name_of_an_objective() -> None:
 
 
 def test_settings_that_change_nothing_are_named_with_what_they_are_of() -> None:
-    config = resolve(recipe="small", sets=("objective.p2_gamma=2", "objective.gamma=3", "data.augment=0.2"))
+    config = resolve(recipe="small-grey", sets=("objective.p2_gamma=2", "objective.gamma=3", "data.augment=0.2"))
     assert without_effect(config, {"objective.gamma", "model.channels", "data.augment", "training"}) == []
     assert without_effect(config, {"objective.p2_gamma", "data.flip", "training.label_dropout"}) == [
         "data.flip changes nothing here: it is of data.augment = 0.0, and data.augment is 0.2.",

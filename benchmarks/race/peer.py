@@ -9,8 +9,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent.parent))  # of machine.py
 
 import numpy as np
 import torch

@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from machine import bf16_is_faster
 from peers import Clock, Images, Rate, Trained, answers_in_float32
 from torch import Tensor, nn
 
@@ -148,7 +149,7 @@ def _best(objective: str) -> DenoisingDiffusion:
         accumulated=1,
         averaged_every=1,
         rate=Rate(1e-3),
-        bf16=True,
+        bf16=bf16_is_faster(),
         heads=2,
         thins=True,
     )

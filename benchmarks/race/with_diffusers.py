@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import bf16_is_faster
 from peers import Clock, Images, Rate, Trained
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -153,7 +154,7 @@ def _best(prediction: str) -> Diffusers:
         "squaredcos_cap_v2",
         batch=32,
         rate=Rate(1e-3),
-        bf16=True,
+        bf16=bf16_is_faster(),
         averaged=True,
         fast=True,
         gamma=5.0,

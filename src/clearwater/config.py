@@ -76,7 +76,10 @@ class DataConfig(_Section):
         le=1,
     )
     labels: bool = _setting(False, "whether the network is told the class of each image")
-    classes: tuple[str, ...] | None = _setting(None, "names of the classes; unset: what the data has")
+    classes: tuple[str, ...] | None = _setting(
+        None,
+        "names of the classes in the order of their numbers, for data that has no others; unset: what the data has",
+    )
 
 
 class ModelConfig(_Section):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from clearwater.config import Config, parsed, validated
 from clearwater.errors import InputError
+from clearwater.recipes import recipe_layers
 
-__all__ = ["OBJECTIVES", "given_names", "recipe_names", "resolve", "without_effect"]
+__all__ = ["OBJECTIVES", "given_names", "resolve", "without_effect"]
 
 _LEARNED_RANGE = {"variance": "learned_range"}
 
@@ -58,12 +58,6 @@ _OF_A_CHOICE: dict[str, tuple[str, object]] = {
 }
 
 
-def recipe_names() -> list[str]:
-    """The names of the recipes that ship with the package."""
-    folder = files("clearwater.recipes")
-    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
-
-
 def resolve(
     *,
     recipe: str,
@@ -76,8 +70,8 @@ def resolve(
 
     Args:
         recipe: the name of a recipe.
-        start: of a run whose weights are begun with: its model, chain, objective and images' size and channels come
-            over the recipe.
+        start: of a run whose weights are begun with: its model, chain, objective and images' size, channels and
+            classes come over the recipe.
         file: a TOML file of the same schema, or None.
         sets: settings such as "model.channels=64"; the value is TOML, or else a string. "objective=hybrid"
             stands for what `OBJECTIVES` says.
@@ -86,13 +80,10 @@ def resolve(
     Raises:
         InputError: a name or a value that is not allowed.
     """
-    if recipe not in recipe_names():
-        raise InputError(f"There is no recipe named '{recipe}': choose one of {', '.join(recipe_names())}.")
-    of_recipe = (files("clearwater.recipes") / f"{recipe}.toml").read_text(encoding="utf-8")
-    layers = [(f"recipe {recipe}", parsed(of_recipe, f"recipe {recipe}"))]
+    layers = recipe_layers(recipe)
     if start is not None:
         of_run = start.model_dump(exclude_none=True, include={"model", "chain", "objective"})
-        of_data = start.data.model_dump(exclude_none=True, include={"size", "channels", "labels"})
+        of_data = start.data.model_dump(exclude_none=True, include={"size", "channels", "labels", "classes"})
         layers.append(("the run to start from", {**of_run, "data": of_data}))
     if file is not None:
         try:

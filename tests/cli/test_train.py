@@ -19,6 +19,7 @@ from trainings import interrupt_after, same, weights_of
 from clearwater.cli import run
 from clearwater.config import Config
 from clearwater.data import load_images
+from clearwater.settings import resolve
 from clearwater.training import RunFolder, Trainer
 from clearwater.training import checkpoint as checkpoint_module
 
@@ -71,12 +72,30 @@ def test_a_run_folder_holds_configuration_log_loss_curve_and_the_last_checkpoint
 def test_options_win_over_settings_over_the_file_over_the_recipe(train: Callable[..., int], tmp_path: Path) -> None:
     options = ["--batch", "3", "--seed", "7", "--steps", "2", "--size", "4"]
     sets = ["--set", "training.batch=5", "--set", "training.seed=5", "--set", "model.dropout=0.25"]
-    assert train("run", "--recipe", "small", *sets, *options) == 0
+    assert train("run", "--recipe", "small-grey", *sets, *options) == 0
     config = RunFolder.open(tmp_path / "run").config()
     assert (config.training.batch, config.training.seed, config.training.steps, config.data.size) == (3, 7, 2, (4, 4))
     assert config.model.dropout == 0.25  # the setting's
     assert config.model.channels == 16  # the file's
     assert config.training.minutes is None  # the recipe's 3 are replaced by the steps
+
+
+def test_the_recipe_is_the_one_that_suits_the_images(tmp_path: Path, capsys: Said) -> None:
+    (tmp_path / "colours").mkdir()
+    for i in range(3):
+        Image.new("RGB", (8, 8), (90 * i, 20, 70)).save(tmp_path / "colours" / f"{i}.png")
+    words = ["train", str(tmp_path / "colours"), "--device", "cpu", "--steps", "1"]
+    assert run([*words, "--out", str(tmp_path / "own")]) == 0
+    own, found = RunFolder.open(tmp_path / "own").config(), {"data.source", "data.size", "data.channels"}
+    differences = own.differences(resolve(recipe="small-colour", options={"training.steps": 1}))
+    assert {each.split()[0] for each in differences} <= {*found, "data.held_out"}
+    assert own.data.flip  # which the recipe for grey images has not
+    assert "The recipe small-colour suits them." in capsys.readouterr().err
+    assert run([*words, "--out", str(tmp_path / "large"), "--size", "100", "--set", "model.channels=4"]) == 0
+    assert "The recipe portrait suits them." in capsys.readouterr().err
+    assert run([*words, "--out", str(tmp_path / "named"), "--recipe", "small-grey"]) == 0
+    assert not RunFolder.open(tmp_path / "named").config().data.flip
+    assert "suits" not in capsys.readouterr().err
 
 
 def test_a_relative_path_is_kept_whole_so_that_the_run_goes_on_from_anywhere(

@@ -127,7 +127,7 @@ def test_each_figure_has_the_command_that_makes_it_again(
 
 def test_the_command_to_go_on_names_the_recipe_that_decides_on_what_the_file_leaves_unset(tmp_path: Path) -> None:
     config = resolve(recipe="ddpm-cifar10", sets=("data.size=8", "data.channels=1"))
-    assert config.model.group_size is None  # which the recipe small sets
+    assert config.model.group_size is None  # which the recipe small-grey sets
     go_on = _commands(parsed(report_page(run_of(tmp_path / "run", config))))[0]
     assert go_on[-2:] == ["--recipe", "ddpm-cifar10"]
     assert resolve(recipe=go_on[-1], file=Path(go_on[go_on.index("--config") + 1])) == config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor
 
 from clearwater.cli import run
+from clearwater.cli.loading import Keeping
 from clearwater.config import Config
 from clearwater.data import load_images
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.objectives import SquaredError
 from clearwater.randomness import ImageNoise, Randomness, normal_like
-from clearwater.training import Trainer
+from clearwater.training import RunFolder, Trainer
 
 CPU = torch.device("cpu")
 _FLOW = ("chain.name=flow", "objective.target=velocity", "objective.weight=unweighted", "objective.times=uniform")
@@ -71,6 +73,29 @@ def test_the_command_trains_on_pairs_and_the_run_can_be_sampled_in_one_step(home
     assert run(["train", str(home / "pairs"), *options]) == 0
     one_step = ["--sampler", "euler", "--steps", "1", "--n", "4", "--device", "cpu"]
     assert run(["sample", str(tmp_path / "second"), "--out", str(tmp_path / "samples"), *one_step]) == 0
+
+
+def test_the_second_round_of_a_flow_that_knows_classes_is_told_those_of_the_pairs(home: Path, tmp_path: Path) -> None:
+    common = ["--config", str(home / "tiny.toml"), "--device", "cpu", "--labels"]
+    first, pairs, second = (str(tmp_path / name) for name in ("first", "pairs", "second"))
+    assert run(["train", "fashion-mini", "--out", first, *common]) == 0
+    names = RunFolder.open(Path(first)).config().data.classes
+    assert names is not None
+    assert names != tuple(sorted(names))  # as they would be numbered in a folder
+    three = [names[i] for i in (7, 0, 5)]
+    options = ["--n", "8", "--steps", "2", "--device", "cpu", "--classes", "7,0,5"]
+    assert run(["sample", first, "--out", pairs, *options]) == 0
+    named = json.loads((tmp_path / "pairs" / "labels.json").read_text())
+    assert named == {f"{i:06d}.png": three[i % 3] for i in range(8)}
+    again = ["--out", second, "--from", first, "--set", "objective.coupling=reflow"]
+    assert run(["train", pairs, *common, *again]) == 0
+    config = RunFolder.open(Path(second)).config()
+    assert config.data.classes == names
+    for keeping in (Keeping(tmp_path / "cache"), Keeping(streams=True)):
+        images = keeping.open(config.data, quiet=True)
+        assert images.labels is not None
+        assert images.labels.tolist() == [7, 0, 5, 7, 0, 5, 7, 0]
+        assert images.classes == names
 
 
 def test_new_noise_in_a_flow_with_chosen_noise_is_refused(

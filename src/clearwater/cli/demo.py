@@ -43,7 +43,7 @@ def demo(
 
     keep_freed_memory()
     chosen = pick_device(device)
-    settings, images = read(resolve(recipe="small", options={"training.minutes": minutes}), out, Keeping())
+    settings, images = read(resolve(recipe="small-grey", options={"training.minutes": minutes}), out, Keeping())
     run = open_run(settings, images, out)
     forward(settings.data.source, out / "forward.gif", settings.chain.name)
     with run.held():

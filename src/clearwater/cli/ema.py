@@ -73,7 +73,7 @@ def ema(
 ) -> None:
     """Choose the length of the average of RUN's weights after training: with --length make one, without compare some.
 
-    The run must have kept copies: training.ema_snapshots above 0, as the recipe small has it.
+    The run must have kept copies: training.ema_snapshots above 0, as the recipe small-grey has it.
     """
     from clearwater.assembly import pick_device
     from clearwater.training import RunFolder

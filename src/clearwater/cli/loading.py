@@ -92,7 +92,8 @@ class Keeping:
             quiet: whether nothing is told.
         """
         asked = _asked(data, split, chooses=chooses)
-        return load(data.source, **asked, cache=self.folder, kept=not self.streams, quiet=quiet)
+        images = load(data.source, **asked, cache=self.folder, kept=not self.streams, quiet=quiet)
+        return images.with_classes(data.classes or ())
 
     def open(
         self, data: DataConfig, split: Split = "train", *, chooses: bool = False, quiet: bool = False
@@ -102,7 +103,7 @@ class Keeping:
 
         if not self.streams:
             return self.load(data, split, chooses=chooses, quiet=quiet)
-        return stream_images(data.source, **_asked(data, split, chooses=chooses))
+        return stream_images(data.source, **_asked(data, split, chooses=chooses)).with_classes(data.classes or ())
 
 
 def _asked(data: DataConfig, split: Split, *, chooses: bool) -> dict[str, Any]:

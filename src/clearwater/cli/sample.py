@@ -243,7 +243,8 @@ def sample(
             "guide": fingerprint(away) if away else None,
             **change.told(),
         }
-        write_samples(out, making, made, n, at_once, processes, npz=npz, at_least=at_least)
+        names = [(data.classes or ())[number] for number in numbers]
+        write_samples(out, making, made, n, at_once, processes, npz=npz, at_least=at_least, classes=names)
         if animate is not None and processes.first:
             _animate(animate, making, min(n, _ANIMATED))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_training", "train"]
 
+_FIRST_RECIPE = "small-grey"  # until the images are known
+
 
 def train(
     context: typer.Context,
@@ -38,8 +40,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Where the settings start from: small, flow, ddpm-cifar10.",
-            show_default="small, as wide as the time allows",
+            help="Where the settings start from: small-grey, small-colour, medium, portrait, flow, ddpm-cifar10.",
+            show_default="as suits the images, as wide as the time allows",
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.", show_default=False)] = None,
@@ -54,7 +56,9 @@ def train(
         typer.Option("--labels/--no-labels", help="Tell the network each image's class.", show_default="no labels"),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End after this many steps.", show_default=False)] = None,
-    minutes: Annotated[float | None, typer.Option(help="End after this much time.", show_default="3")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="End after this much time.", show_default="the recipe's")
+    ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default="the recipe's")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of all random numbers.", show_default="0")] = None,
     start: Annotated[
@@ -94,13 +98,12 @@ def train(
     begun = None if start is None else begun_from(start, out)
     keeping = Keeping(cache, no_cache)
     shown = [name.strip() for name in log.split(",")] if log else []
-    settings = resolve(
-        recipe=recipe or "small",
-        start=None if begun is None else begun.config(),
-        file=config,
-        sets=set_ or (),
-        options=options,
-    )
+    of_start = None if begun is None else begun.config()
+
+    def settings_of(name: str) -> Config:
+        return resolve(recipe=name, start=of_start, file=config, sets=set_ or (), options=options)
+
+    settings = settings_of(recipe or _FIRST_RECIPE)
     if begun is not None and begun.config().objective.target != settings.objective.target:
         raise InputError(
             f"The run to start from predicts {begun.config().objective.target}, and weights that have learned that do "
@@ -120,6 +123,8 @@ def train(
         chosen = pick_device(device)
         with processes.after_the_first():  # who tells of broken files
             settings, images = read(settings, out, keeping, quiet=not processes.first)
+        if recipe is None:
+            settings = _suited(settings, settings_of, quiet=not processes.first)
         there = (out / "config.toml").is_file()  # what is refused of a run is refused before anything is measured
         if settings.training.minutes is not None and not there:
             _leave_threads(settings if given is None else shaped(settings, given), chosen, processes)
@@ -149,6 +154,21 @@ def train(
             say(f"'{out}' was finished before, after {before} steps: repeat with more --steps or --minutes to go on.")
             return
         say(f"Trained: '{out}'. Now sample from it: {command('sample', out, '--out', out / 'samples')}")
+
+
+def _suited(settings: Config, settings_of: Callable[[str], Config], *, quiet: bool) -> Config:
+    """The settings of the recipe that suits the images, which are those of `settings`."""
+    from clearwater.recipes import suited_recipe
+
+    data = settings.data
+    assert data.channels is not None and data.size is not None  # noqa: PT018
+    name = suited_recipe(data.channels, data.size)
+    suited = settings_of(name)
+    found = {"source", "size", "channels", "held_out", "classes"}
+    if not quiet:
+        ends = suited.training.minutes
+        say(f"The recipe {name} suits them." + (f" Training ends after {ends:g} min." if ends is not None else ""))
+    return suited.model_copy(update={"data": suited.data.model_copy(update=data.model_dump(include=found))})
 
 
 def _leave_threads(settings: Config, device: torch.device, world: World) -> None:

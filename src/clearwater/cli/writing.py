@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["fingerprint", "made_with", "refuse_other", "write_samples"]
 
 _MANIFEST = "samples.json"
-_GRID, _LEFT, _NPZ = "grid.png", "left.png", "samples.npz"
+_GRID, _LEFT, _NPZ, _LABELS = "grid.png", "left.png", "samples.npz", "labels.json"
 _PART, _DONE = ".part", ".done"  # while images are made; while they are moved up
 _IN_GRID = 100
 
@@ -47,6 +47,7 @@ def write_samples(
     npz: bool = False,
     at_least: bool = False,
     left: Image.Image | None = None,
+    classes: Sequence[str] = (),
 ) -> None:
     """Makes the images in a folder within `out`, which is on the same disk, then moves them up.
 
@@ -64,6 +65,8 @@ def write_samples(
         npz: whether to write them as samples.npz too.
         at_least: whether a complete sample of more, made in the same way, may stay: its first are these.
         left: what is left of an image that is restored, written as left.png.
+        classes: names of classes, of which image i is the one of number i % len; written as labels.json, with which
+            the sample can be trained on.
 
     Raises:
         InputError: another command writes into the folder.
@@ -73,7 +76,8 @@ def write_samples(
     busy = f"Another command writes into '{out}': wait until it has ended, or give another folder."
     with alone_in(out, busy) if world.first else nullcontext():
         part = out / _PART
-        files = [_GRID, *([_LEFT] if left is not None else []), *([_NPZ] if npz else [])]
+        extra = {_LEFT: left is not None, _NPZ: npz, _LABELS: bool(classes)}
+        files = [_GRID, *(name for name, wanted in extra.items() if wanted)]
         manifest = {**made, "n": n, "batch": batch, "files": files}
         batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
         missing: list[range] | None = None
@@ -96,6 +100,9 @@ def write_samples(
                 left.save(part / _LEFT)
             if npz:
                 _write_npz(part / _NPZ, [part / _name(i) for i in range(n)])
+            if classes:
+                of_images = {_name(i): classes[i % len(classes)] for i in range(n)}
+                (part / _LABELS).write_text(json.dumps(of_images, indent=0, ensure_ascii=False), encoding="utf-8")
             if (out / _MANIFEST).is_file():
                 say(f"The earlier sample in '{out}' is replaced.")
             _settle(part, n)
@@ -141,7 +148,7 @@ def _move_up(out: Path) -> None:
     if made is not None:
         # The rest of an earlier sample; the files that this one has as well are written over.
         stale = [path for path in out.glob("*.png") if path.stem.isdecimal() and int(path.stem) >= made["n"]]
-        for path in [*stale, *(out / name for name in (_LEFT, _NPZ) if name not in made["files"])]:
+        for path in [*stale, *(out / name for name in (_LEFT, _NPZ, _LABELS) if name not in made["files"])]:
             path.unlink(missing_ok=True)
         for path in done.iterdir():
             if path.name != _MANIFEST:

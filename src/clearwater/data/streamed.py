@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clearwater.data.decoding import Pixels, Shape, decode
-from clearwater.data.image_set import digest_of_part, digest_with_labels
+from clearwater.data.image_set import digest_of_part, digest_with_labels, renumbered
 from clearwater.data.sources import Labels, RandomAccess, hash_of
 from clearwater.errors import InputError
 
@@ -54,6 +55,12 @@ class StreamedImages:
 
     def __len__(self) -> int:
         return self._n
+
+    def with_classes(self, classes: tuple[str, ...]) -> StreamedImages:
+        """The same with their classes numbered in this order, if all of them are in it."""
+        again = copy.copy(self)
+        again.labels, again.classes = renumbered(self.labels, self.classes, classes)
+        return again
 
     @property
     def skipped(self) -> tuple[str, ...]:

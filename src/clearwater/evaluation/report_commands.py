@@ -10,7 +10,8 @@ from pathlib import Path
 from clearwater.config import Config
 from clearwater.data import unseen_split
 from clearwater.errors import InputError
-from clearwater.settings import recipe_names, resolve
+from clearwater.recipes import recipe_names, suited_recipe
+from clearwater.settings import resolve
 
 __all__ = ["forward_strip", "how", "next_steps", "offer", "previews", "reverse_strip", "train_again"]
 
@@ -103,10 +104,12 @@ def _train(folder: Path, config: Config, out: str) -> list[str]:
 
 def _recipe(folder: Path, config: Config) -> list[str]:
     """The recipe over which the run's file is the run: it decides on what the file leaves unset."""
-    for name in sorted(recipe_names(), key=lambda name: name != "small"):  # which is the default
+    data = config.data
+    suited = None if data.channels is None or data.size is None else suited_recipe(data.channels, data.size)
+    for name in sorted(recipe_names(), key=lambda name: name != suited):  # which is the default
         try:
             if resolve(recipe=name, file=folder / "config.toml") == config:
-                return [] if name == "small" else ["--recipe", name]
+                return [] if name == suited else ["--recipe", name]
         except InputError:
             continue
     return []
