@@ -107,6 +107,34 @@ def test_the_network_has_feature_maps_of_8_to_32_pixels(tiny: Tiny, side: int, p
     assert shaped(config, ("model.patch", "model.multipliers")) == config
 
 
+@pytest.mark.parametrize(
+    ("side", "minutes", "patch", "steps"),
+    [
+        (64, 30, 2, 1800),
+        (64, 10, 4, 2400),  # 600 steps of the finer network would be too few
+        (128, 10, 8, 2400),
+        (128, 2, 8, 480),  # 64 × 64 pixels as one would leave nothing to see
+        (32, 1, 2, 240),
+    ],
+)
+def test_pixels_are_seen_less_finely_if_there_would_hardly_be_any_steps(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, side: int, minutes: float, patch: int, steps: int
+) -> None:
+    config = tiny("training.batch=32", "model.patch=2", "model.multipliers=[1, 2]", f"data.size={side}")
+
+    def measured(config: Config, device: torch.device, world: World) -> float:
+        return 32 * (side / config.model.patch / 32) ** -2
+
+    monkeypatch.setattr(planning, "_images_per_second", measured)
+    made = plan(config, (), minutes, torch.device("cpu"), World())
+    assert (made.config.model.patch, made.steps) == (patch, steps)
+    assert made.config.model == shaped(made.config, ()).model  # its levels are those of its feature maps
+    coarser = made.config.model.patch != shaped(config, ()).model.patch
+    assert any("seen as one" in reason for reason in made.reasons) == coarser
+    if steps >= 700:
+        assert plan(config, ("model.patch",), minutes, torch.device("cpu"), World()).config.model.patch == 2
+
+
 def test_real_speeds_are_of_the_machine(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that is sixteen times as wide cannot be as fast."""
     monkeypatch.setattr(planning, "_REPORTS", 1)

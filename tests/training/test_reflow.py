@@ -98,6 +98,16 @@ def test_the_second_round_of_a_flow_that_knows_classes_is_told_those_of_the_pair
         assert images.classes == names
 
 
+def test_the_second_round_on_colours_is_not_flipped_by_their_recipe(home: Path, tmp_path: Path) -> None:
+    common = ["--config", str(home / "tiny.toml"), "--device", "cpu", "--set", "data.channels=3"]
+    first, pairs, second = (str(tmp_path / name) for name in ("first", "pairs", "second"))
+    assert run(["train", "fashion-mini", "--out", first, *common]) == 0
+    assert run(["sample", first, "--out", pairs, "--n", "5", "--steps", "2", "--device", "cpu"]) == 0
+    more = ["--device", "cpu", "--from", first, "--steps", "2", "--set", "objective.coupling=reflow"]
+    assert run(["train", pairs, "--out", second, *more]) == 0
+    assert not RunFolder.open(Path(second)).config().data.flip
+
+
 def test_new_noise_in_a_flow_with_chosen_noise_is_refused(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

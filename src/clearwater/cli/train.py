@@ -168,7 +168,10 @@ def _suited(settings: Config, settings_of: Callable[[str], Config], *, quiet: bo
     if not quiet:
         ends = suited.training.minutes
         say(f"The recipe {name} suits them." + (f" Training ends after {ends:g} min." if ends is not None else ""))
-    return suited.model_copy(update={"data": suited.data.model_copy(update=data.model_dump(include=found))})
+    update = data.model_dump(include=found)
+    if suited.objective.coupling == "reflow":  # images have a noise of their own as they are
+        update["flip"] = data.flip
+    return suited.model_copy(update={"data": suited.data.model_copy(update=update)})
 
 
 def _leave_threads(settings: Config, device: torch.device, world: World) -> None:

@@ -30,6 +30,8 @@ _WIDTHS = (32, 48, 64, 96, 128, 192, 256)
 _ENOUGH = 20_000  # steps that a wider network must get
 _FEW = 2_000  # below which pictures can hardly become good
 _COARSEST, _FINEST = 8, 32  # sides of the feature maps: as few pixels as the last level has, as many as the first
+_COARSE = 14  # the side of the first level's that is enough where there is no time for more
+_BARELY = 700  # steps, below which a network that sees the pixels less finely, and makes more of them, is as good
 _GAIN = 1.6  # of images a second, for which a batch is doubled
 _LARGEST_BATCH = 512
 _IDLE = 0.5  # of a processor's load, in which a command that has just begun may itself have a part
@@ -100,6 +102,14 @@ def plan(
         return world.told(_images_per_second(candidate, device, world))
 
     speed = measured(shape)
+    finer = shape.model.patch
+    while speed > 0 and 60 * minutes * speed / batch < _BARELY and (coarser := _coarser(config, shape, fixed)):
+        shape, speed = coarser, measured(coarser)
+    if shape.model.patch != finer:
+        reasons.append(
+            f"{shape.model.patch} × {shape.model.patch} pixels are seen as one: with {finer} × {finer} there would be "
+            f"fewer than {_BARELY} steps."
+        )
     if device.type != "cpu" and "training.batch" not in fixed:
         while speed > 0 and batch < _LARGEST_BATCH:
             doubled = measured(with_settings(shape, {"training.batch": 2 * batch}))
@@ -130,6 +140,15 @@ def plan(
             f"{steps:,} steps are few for these images: expect rough ones, or give more --minutes or a smaller --size."
         )
     return Plan(chosen, steps, tuple(reasons))
+
+
+def _coarser(config: Config, shape: Config, fixed: Collection[str]) -> Config | None:
+    """The network that `shaped` gives if twice as many pixels a side are seen as one; None if that is too few."""
+    assert config.data.size is not None
+    patch = 2 * shape.model.patch
+    if "model.patch" in fixed or max(config.data.size) / patch < _COARSE:
+        return None
+    return shaped(with_settings(config, {"model.patch": patch}), fixed)
 
 
 def _told(minutes: float) -> str:
