@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,14 +19,17 @@ from clearwater.assembly import (
 )
 from clearwater.chains import Chain, cosine, linear
 from clearwater.config import ChainConfig, Config, ObjectiveConfig
+from clearwater.couplings import Coupling, Independent, OptimalTransport, Sinkhorn
 from clearwater.denoisers import NetworkDenoiser
 from clearwater.errors import InputError
 from clearwater.learned_chain import LearnedChain
+from clearwater.networks import UNet
 from clearwater.objectives import VLB, Euclidean, Hybrid, Objective, SquaredError
+from clearwater.randomness import Randomness
 from clearwater.schedules import RectifiedFlow
-from clearwater.settings import OBJECTIVES
+from clearwater.settings import OBJECTIVES, resolve
 from clearwater.targets import X0, Eps, Mean, PathVelocity, Score, Target, V, Velocity
-from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, TimeSampler, Uniform
+from clearwater.times import LogitNormal, LogNormal, LossAware, LowDiscrepancy, Mode, Shifted, TimeSampler, Uniform
 from clearwater.variances import FixedLarge, LearnedRange, Variance
 from clearwater.weights import P2, BoundWeight, EDMWeight, MinSNR, SigmoidWeight, Unweighted, Weight
 
@@ -154,6 +158,10 @@ def _with_range(config: Config) -> Config:
         (("times=low_discrepancy",), LowDiscrepancy()),
         (("times=importance",), LossAware(10)),
         (("times=logit_normal", "logit_mean=-0.8", "logit_std=0.3"), LogitNormal(-0.8, 0.3)),
+        (("times=mode", "mode_scale=0.7"), Mode(0.7)),
+        (("times=log_normal", "log_mean=-0.4", "log_std=0.9"), LogNormal(_LEVELS, -0.4, 0.9)),
+        (("times=uniform", "shift=2.5"), Shifted(Uniform(), _LEVELS, 2.5)),
+        (("times=mode", "shift=0.5"), Shifted(Mode(1.29), _LEVELS, 0.5)),
     ],
 )
 @pytest.mark.parametrize("preset", ["simple", "hybrid", "vlb", "euclidean"])
@@ -165,6 +173,52 @@ def test_every_objective_draws_levels_as_it_is_told(
         assert type(built) is type(expected)
         drawn, expected_draw = (times(50, 10, torch.Generator().manual_seed(2))[0] for times in (built, expected))
         assert torch.equal(drawn, expected_draw)
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        ((), Independent()),
+        (("coupling=optimal",), OptimalTransport()),
+        (("coupling=sinkhorn", "sinkhorn=0.3"), Sinkhorn(0.3)),
+        (("coupling=reflow",), Independent()),  # the noise is the image's own, whoever draws it
+    ],
+)
+def test_noise_is_chosen_for_images_as_it_is_told(
+    tiny: Callable[..., Config], sets: tuple[str, ...], expected: Coupling
+) -> None:
+    built = build_objective(tiny("data.flip=false", *(f"objective.{one}" for one in sets)))
+    assert isinstance(built, SquaredError)
+    assert (type(built.coupling), vars(built.coupling)) == (type(expected), vars(expected))
+
+
+def test_the_coupling_is_told_the_classes_of_the_images() -> None:
+    class Spy(Independent):
+        def __call__(
+            self, x_0: torch.Tensor, eps: torch.Tensor, labels: torch.Tensor | None, source: Randomness
+        ) -> torch.Tensor:
+            told.append(labels)
+            return eps
+
+    told: list[torch.Tensor | None] = []
+    labels = torch.tensor([2, 0, 1])
+    network = UNet(1, 8, (1,), 1, (), dropout=0.0, classes=3)
+    denoiser = NetworkDenoiser(network, _FLOW, Velocity(), FixedLarge())
+    for given in (None, labels):
+        objective = SquaredError(coupling=Spy())
+        objective(replace(denoiser, labels=given), torch.zeros(3, 1, 8, 8), torch.Generator().manual_seed(0))
+    assert told == [None, labels]
+
+
+def test_the_recipe_flow_is_a_rectified_flow_with_times_in_the_middle() -> None:
+    config, other = resolve(recipe="flow"), resolve(recipe="small-grey")
+    objective = build_objective(config)
+    assert isinstance(objective, SquaredError)
+    assert isinstance(objective.weight, Unweighted)
+    assert objective.times == LogitNormal(0.0, 1.0)
+    assert isinstance(build_target(config.objective, build_chain(config.chain)), Velocity)
+    assert build_chain(config.chain).schedule == RectifiedFlow()
+    assert (config.model, config.training, config.data) == (other.model, other.training, other.data)
 
 
 @pytest.mark.parametrize(("variance", "channels"), [("fixed_small", 3), ("fixed_large", 3), ("learned_range", 6)])
@@ -223,7 +277,7 @@ _CONTRADICTIONS = [
     (["objective=euclidean", "chain.name=learned"], "objective.loss is euclidean", ["chain.name=cosine"]),
     (["objective=vlb", "chain.name=learned", "objective.target=mean"], "one is learned", ["objective.target=v"]),
     (["objective.loss=variance"], "clearwater variance RUN", ["objective.loss=squared"]),
-    (["chain.name=flow"], "Eps says nothing about x_0 at a level with alpha = 0, sigma = 1", ["objective.target=v"]),
+    (["chain.name=flow"], "The chain flow ends in pure noise, in which objective.target = eps", ["objective.target=v"]),
     (["objective.target=path_velocity"], "the chain is none", ["chain.name=vp"]),
     (["objective.target=path_velocity"], "the chain is none", ["chain.name=flow"]),
     (["objective.target=path_velocity"], "the chain is none", ["objective.target=v"]),

@@ -21,9 +21,12 @@ from clearwater.sampling import (
     Heun,
     UniPC,
     ends,
+    log_snr,
+    quadratic,
     sample,
     sampler,
     sampling_states,
+    trailing,
 )
 from clearwater.schedules import VE, VP, CosineSchedule, RectifiedFlow, StochasticInterpolant, slopes
 from clearwater.targets import X0, Eps, PathVelocity, Score, V, Velocity, velocity
@@ -241,11 +244,29 @@ def test_the_bound_does_not_depend_on_the_path():
     ours, theirs = bound(OnChain(trained, chain.along(flow)), x_0), bound(trained, x_0)
     torch.testing.assert_close(ours.kl, theirs.kl, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(ours.decoder, theirs.decoder, rtol=1e-7, atol=1e-9)
-    # The prior is N(0, I) on both, so their terms differ, by the scale of the last level alone.
-    last = chain.along(flow).levels[-1]
-    square = x_0.square().flatten(1).mean(1)
-    nats = 0.5 * (last.alpha.square() * square + last.sigma.square() - 1 - last.sigma.square().log())
-    torch.testing.assert_close(ours.prior, nats / math.log(2), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours.prior, theirs.prior, rtol=1e-9, atol=1e-12)  # the prior is scaled as x_T is
+
+
+@pytest.mark.parametrize("grid", [None, trailing, quadratic, log_snr])
+def test_a_converted_denoiser_draws_the_same_images_of_the_same_seed(grid):
+    """From the prior, whose scale the chain along the other path carries, on the grids that it is cut to as well."""
+    chain = linear(60)
+    trained = ExactDenoiser(MIXED, chain, FixedSmall())
+    for path in (RectifiedFlow(), CosineSchedule(), VE(0.001, 1e5)):
+        converted = OnChain(trained, chain.along(path))
+        ours, theirs = (
+            sample(each, 5, (2, 1, 1), chain=each.chain if grid is None else grid(each.chain, 12), stepper=DDIM())
+            for each in (converted, trained)
+        )
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5)
+
+
+def test_the_density_of_a_converted_denoiser_is_its_own():
+    chain = linear(400)
+    trained = ExactDenoiser(DATA, chain, FixedSmall())
+    converted = OnChain(trained, chain.along(RectifiedFlow()))
+    ours, theirs = (flow_log_prob(each, points(3, 9), tolerance=1e-9) for each in (converted, trained))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_the_prior_of_an_exploding_path_has_its_last_variance():

@@ -1,8 +1,12 @@
-"""Paths and their velocities against torchcfm (Tong et al. 2024), whose time is 1 - t: its velocity is minus ours."""
+"""Paths, their velocities and couplings against torchcfm (Tong et al. 2024).
+
+Its time is 1 - t, so its velocity is minus ours.
+"""
 
 import pytest
 import torch
 
+from clearwater.couplings import OptimalTransport, Sinkhorn
 from clearwater.levels import Level, scale
 from clearwater.schedules import Bridge, CosineSchedule, RectifiedFlow, StochasticInterpolant
 from clearwater.targets import PathVelocity, Velocity
@@ -11,6 +15,7 @@ from clearwater.targets import PathVelocity, Velocity
 matching = pytest.importorskip(
     "torchcfm.conditional_flow_matching", reason="torchcfm is not installed: pip install --no-deps torchcfm pot"
 )
+transport = pytest.importorskip("torchcfm.optimal_transport")
 
 N = 7
 TIMES = torch.linspace(0.05, 0.95, N, dtype=torch.float64)
@@ -50,6 +55,39 @@ def test_the_path_of_lipman_et_al_is_their_target_matcher(sigma_min):
     torch.testing.assert_close(t.noise(x_0, eps), x_t, rtol=1e-13, atol=1e-14)
     # They solve x_t for the noise, which costs digits where sigma is small.
     torch.testing.assert_close(PathVelocity(path).value(x_0, eps, t), u_t, rtol=1e-11, atol=1e-12)
+
+
+def _squares(x_0, eps):
+    return float((x_0 - eps).square().sum())
+
+
+def test_the_exact_coupling_is_the_permutation_of_their_plan():
+    """Their plan is even over one permutation, which is unique where no two costs tie: ours chooses that one."""
+    x_0, eps = torch.randn(2, 24, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    plan = torch.from_numpy(transport.OTPlanSampler("exact").get_map(eps, x_0)).T  # rows are images
+    torch.testing.assert_close(plan.amax(1), torch.full((24,), 1 / 24, dtype=torch.float64), rtol=1e-9, atol=0)
+    ours = OptimalTransport()(x_0, eps, None, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours, eps[plan.argmax(1)], rtol=0, atol=0)
+    assert _squares(x_0, ours) < _squares(x_0, eps)
+
+
+def test_the_entropic_coupling_draws_from_their_plan():
+    """Their regularization is of the squared distances; ours is in deviations of these, doubly centred."""
+    x_0, eps = torch.randn(2, 4, 1, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    cost = torch.cdist(x_0.flatten(1), eps.flatten(1)).square()
+    centred = cost - cost.mean(0) - cost.mean(1, keepdim=True) + cost.mean()
+    strength = 0.5
+    sampler = transport.OTPlanSampler("sinkhorn", reg=strength * float(centred.square().mean().sqrt()))
+    plan = torch.from_numpy(sampler.get_map(eps, x_0)).T
+    coupling, n = Sinkhorn(strength), 4000
+    counts = torch.zeros(4, 4, dtype=torch.float64)
+    source = torch.Generator().manual_seed(7)
+    for _ in range(n):
+        drawn = coupling(x_0, eps, None, source)
+        counts[torch.arange(4), torch.cdist(drawn.flatten(1), eps.flatten(1)).argmin(1)] += 1
+    share = plan / plan.sum(1, keepdim=True)
+    error = (share * (1 - share) / n).sqrt()
+    assert bool(((counts / n - share).abs() <= 4.5 * error + 1e-6).all())
 
 
 def test_the_cosine_path_is_their_variance_preserving_matcher():

@@ -177,6 +177,22 @@ def test_a_gamma_that_is_not_zero_at_both_ends_is_refused():
         StochasticInterpolant(lambda t: t)
 
 
+def test_a_gamma_that_is_zero_at_the_ends_to_rounding_makes_a_chain():
+    def rounded(t):  # sin(π) is 1.2e-16 in float64
+        return (math.pi * t).sin().square().square()
+
+    ours, exact = (Chain.from_schedule(StochasticInterpolant(each), 20) for each in (rounded, SineSquared(1.0)))
+    torch.testing.assert_close(ours.levels.sigma, exact.levels.sigma, rtol=1e-12, atol=1e-15)
+    assert float(ours.levels.sigma[0]) == 0
+
+
+@pytest.mark.parametrize(("square", "where"), [(-3.0, "t = 0.001"), (math.nan, "zero at both ends")])
+def test_a_gamma_whose_square_is_below_zero_is_refused_with_the_time(square, where):
+    with pytest.raises(InputError, match=where) as caught:
+        StochasticInterpolant(lambda t: square * t * (1 - t))
+    assert len(str(caught.value)) < 150
+
+
 @pytest.mark.parametrize(("bend", "falls"), [(Bridge(40.0), True), (SineSquared(2.0), True), (SineSquared(4.0), False)])
 def test_an_interpolant_is_a_chain_where_its_noise_rises_against_its_data(bend, falls):
     if falls:

@@ -208,6 +208,12 @@ def build_objective(config: Config) -> Objective:
         named = "objective.shift" if objective.shift != 1 else "objective.times=log_normal"
         raise InputError(f"Levels of a learned chain move, so {named} has no meaning: leave it out.")
     levels = build_chain(chain)
+    if chain.name != "learned" and float(levels.levels.alpha[-1]) == 0 and objective.target in ("eps", "score"):
+        raise InputError(
+            f"The chain {chain.name} ends in pure noise, in which objective.target = {objective.target} says nothing "
+            "about the image: set objective.target to v, x0 or velocity, or chain.name to cosine or linear."
+        )
+    build_target(objective, levels)  # refuses a velocity of no path
     times = build_times(objective, levels)
     if objective.loss == "vlb":
         return VLB(times)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -32,10 +32,12 @@ class Chain:
     Attributes:
         levels: the levels, shape (T + 1,); level 0 is data.
         schedule: the continuous path that they lie on, each at its `time`; None for a table.
+        prior: the variance of the prior, shape (); None for what `prior_variance` says.
     """
 
     levels: Level
     schedule: Schedule | None = None
+    prior: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.levels.alpha.ndim != 1 or len(self.levels) < 2:
@@ -85,9 +87,14 @@ class Chain:
     def prior_variance(self) -> Tensor:
         """The prior, which sampling starts from, is N(0, prior_variance · I); shape ().
 
-        1 for variance-preserving chains and flows (Ho et al. 2020), sigma_T² where the variance explodes.
+        1 for variance-preserving chains and flows (Ho et al. 2020), sigma_T² where the variance explodes; of a chain
+        along another path what makes the same images.
         """
-        return self.levels.sigma[-1].square().clamp(min=1)
+        return self.levels.sigma[-1].square().clamp(min=1) if self.prior is None else self.prior
+
+    def with_levels(self, levels: Level) -> Chain:
+        """The chain of these levels on the same path, with the same prior."""
+        return replace(self, levels=levels)
 
     @property
     def pairs(self) -> Pair:
@@ -133,6 +140,8 @@ class Chain:
         """
         known = self.levels[1:]
         known = known[known.alpha > 0]  # a level without signal is infinitely far away
+        if not len(known):
+            raise InputError("This chain has no level with signal above data, so none between its levels: use more.")
         rising = -known.log_snr.contiguous()
         wanted = -torch.as_tensor(log_snr, dtype=torch.float64)
         slack = 1e-9 * (1 + wanted.abs())
@@ -151,7 +160,7 @@ class Chain:
     def along(self, schedule: Schedule) -> Chain:
         """The chain on another path that has this one's signal-to-noise ratios, level by level.
 
-        A denoiser of this chain is one of that chain too (`OnChain`).
+        A denoiser of this chain is one of that chain too (`OnChain`), and the prior is this one's at the other scale.
 
         Raises:
             InputError: the path has not all of them.
@@ -165,7 +174,8 @@ class Chain:
                 f"path from {float(ends[0]):.4g} to {float(ends[1]):.4g}: use a path that begins with less noise and "
                 "ends with more."
             )
-        return Chain(levels, schedule)
+        of_norm = [end.alpha.square() + end.sigma.square() for end in (levels[-1], self.levels[-1])]
+        return Chain(levels, schedule, self.prior_variance * of_norm[0] / of_norm[1])
 
     def strided(self, K: int) -> Chain:
         """K steps over this chain's own levels, evenly spread, from level T to data.
@@ -175,7 +185,7 @@ class Chain:
         if not 1 <= K <= self.T:
             raise InputError(f"This chain has {self.T} steps, so from 1 to {self.T} can be taken, not {K}.")
         index = torch.linspace(0, self.T, K + 1, dtype=torch.float64).round().long()
-        return Chain(self.levels[index], self.schedule)
+        return self.with_levels(self.levels[index])
 
 
 def _steps(T: int) -> int:

@@ -159,7 +159,7 @@ class ObjectiveConfig(_Section):
     sinkhorn: float = _setting(
         0.1,
         "of the coupling sinkhorn: regularization, in standard deviations of the doubly centred squared distances",
-        ge=0.02,
+        ge=0.05,
     )
     logit_mean: float = _setting(0.0, "of logit_normal; above zero for more noise")
     logit_std: float = _setting(1.0, "of logit_normal", gt=0)

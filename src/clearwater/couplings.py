@@ -20,7 +20,7 @@ from clearwater.randomness import Randomness, uniform
 __all__ = ["Coupling", "Independent", "OptimalTransport", "Sinkhorn"]
 
 _NO_ZERO = 500.0  # exp(-500) is a number
-_LEAST = 0.02
+_LEAST = 0.05
 
 
 class Coupling(ABC):
@@ -97,7 +97,7 @@ class Sinkhorn(_Transport):
     Attributes:
         regularization: of the entropy, in standard deviations of what the squared distances are beyond the means of
             their row and column, which no plan depends on: for small ones it is nearly `OptimalTransport`, for large
-            ones `Independent`. At least 0.02: below that the plan takes too many iterations.
+            ones `Independent`. At least 0.05: below that the plan takes too many iterations.
 
     Raises:
         InputError: POT is not installed.

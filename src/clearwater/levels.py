@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clearwater.errors import InputError
 
-__all__ = ["Level", "Pair", "scale"]
+__all__ = ["Level", "Pair", "scale", "shifted_share"]
 
 
 def scale(coefficient: Tensor, x: Tensor) -> Tensor:
@@ -33,6 +33,14 @@ def scale(coefficient: Tensor, x: Tensor) -> Tensor:
     if coefficient.ndim:
         coefficient = coefficient.reshape(-1, *[1] * (x.ndim - 1))
     return coefficient.to(device=x.device, dtype=x.dtype, non_blocking=True) * x
+
+
+def shifted_share(share: Tensor, shift: float) -> Tensor:
+    """The `Level.noise_share` with `shift` times the sigma / alpha, so with a log-SNR less by 2 log(shift).
+
+    Esser et al. 2024, eq. 23.
+    """
+    return shift * share / (1 + (shift - 1) * share)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,11 @@ class Level:
         """alpha² / sigma²."""
         return (self.alpha / self.sigma).square()
 
+    @property
+    def noise_share(self) -> Tensor:
+        """sigma / (alpha + sigma), from 0 at data to 1 at pure noise: a rectified flow's time, of any path."""
+        return self.sigma / (self.alpha + self.sigma)
+
     def __len__(self) -> int:
         return len(self.alpha)
 
@@ -98,10 +111,18 @@ class Pair:
 
     def __post_init__(self) -> None:
         s, t = self.s.log_snr, self.t.log_snr
-        if s.shape != t.shape or not bool((s > t).all()):
+        if s.shape != t.shape:
+            raise InputError(
+                f"A pair of levels is of one shape, not of {tuple(s.shape)} at s and {tuple(t.shape)} at t."
+            )
+        if not bool((s > t).all()):
+            wrong = int((~(s > t)).flatten().nonzero()[0])
+            of_s, of_t = (float(each.flatten()[wrong]) for each in (s, t))
             raise InputError(
                 "A pair of levels needs s to have less noise than t everywhere, "
-                f"but log-SNR is {s.tolist()} at s and {t.tolist()} at t: swap them, or choose different levels."
+                f"but log-SNR is {of_s:.6g} at s and {of_t:.6g} at t"
+                + (f" (number {wrong})" if s.ndim else "")
+                + ": swap them, or choose different levels."
             )
 
     def __getitem__(self, index: int | slice | Tensor) -> Pair:

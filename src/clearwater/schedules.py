@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _FURTHEST_LOGIT = 40.0  # of a time: 4e-18, and 1 in float64
+_ROUNDING = 1e-12  # of the square of a gamma, which is exactly zero at the ends in theory
 _MOST_EVALUATIONS = 64  # by halving alone float64 has no number between two others after as many
 
 
@@ -213,16 +214,29 @@ class StochasticInterpolant:
     gamma_squared: Callable[[Tensor], Tensor] = Bridge()
 
     def __post_init__(self) -> None:
-        ends = self.gamma_squared(torch.tensor([0.0, 1.0], dtype=torch.float64))
-        if bool(ends.any()):
+        times = torch.linspace(0, 1, 1001, dtype=torch.float64)
+        found = self.gamma_squared(times)
+        ends = found[[0, -1]]
+        if not bool((ends.abs() <= _ROUNDING).all()):
             raise InputError(
                 f"The gamma of a stochastic interpolant is zero at both ends, and its square is {ends.tolist()}."
             )
+        wrong = (~(found >= -_ROUNDING)).nonzero()
+        if len(wrong):
+            i = int(wrong[0])
+            raise InputError(
+                "The square of the gamma of a stochastic interpolant is nowhere below zero, and at t = "
+                f"{float(times[i]):.3g} it is {float(found[i]):.4g}."
+            )
 
     def __call__(self, t: Tensor) -> Level:
-        return Level(1 - t, (t.square() + self.gamma_squared(t)).sqrt(), t)
+        return Level(1 - t, (t.square() + self._squared(t)).sqrt(), t)
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """gamma and d gamma / dt at the times `t`, float64, of its shape; the slope is NaN or infinite at gamma = 0."""
-        gamma = self.gamma_squared(t).sqrt()
+        gamma = self._squared(t).sqrt()
         return gamma, _slope(self.gamma_squared, t) / (2 * gamma)
+
+    def _squared(self, t: Tensor) -> Tensor:
+        """gamma² without what rounding leaves where it is zero."""
+        return self.gamma_squared(t).clamp(min=0).where(t > 0, 0.0)

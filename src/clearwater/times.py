@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clearwater.chains import Chain
 from clearwater.errors import InputError
+from clearwater.levels import shifted_share
 
 __all__ = ["LogNormal", "LogitNormal", "LossAware", "LowDiscrepancy", "Mode", "Shifted", "TimeSampler", "Uniform"]
 
@@ -135,13 +136,11 @@ class Shifted(TimeSampler):
 
     def __call__(self, n: int, T: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         k, weight = self.times(n, T, generator)
-        # sigma / (alpha + sigma) rises from 0 to at most 1, evenly within a step; on the chain flow it is t.
-        levels = self.chain.levels
-        share = levels.sigma / (levels.alpha + levels.sigma)
+        # It rises from 0 to at most 1, evenly within a step; on the chain flow it is t.
+        share = self.chain.levels.noise_share
         within = torch.rand(n, generator=generator, dtype=torch.float64)
         drawn = torch.lerp(share[k - 1], share[k], within)
-        shifted = self.shift * drawn / (1 + (self.shift - 1) * drawn)  # shift times the sigma / alpha
-        return torch.searchsorted(share[1:].contiguous(), shifted).clamp(max=T - 1) + 1, weight
+        return torch.searchsorted(share[1:].contiguous(), shifted_share(drawn, self.shift)).clamp(max=T - 1) + 1, weight
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ import torch
 
 from clearwater import DDIM, Clipped, Config, Velocity, bound, load_denoiser, load_images, sample
 from clearwater.cli import run
+from clearwater.cli.writing import fingerprint
 from clearwater.evaluation.unseen import some
 from clearwater.ode_likelihood import flow_likelihood
 from clearwater.randomness import ImageNoise
+from clearwater.sampling import shifted
 
 
 def chosen(n: int) -> torch.Tensor:
@@ -49,6 +51,45 @@ def test_ddim_on_it_is_euler_s_method_for_the_network_s_velocity(flow: Path) -> 
     torch.testing.assert_close(made, x, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sampler", "rk4", "--steps", "1"], None),  # no level between: Euler's step
+        (["--sampler", "midpoint", "--steps", "1"], None),
+        (["--grid", "log_snr", "--steps", "1"], "no level with signal"),
+        (["--grid", "karras", "--steps", "1"], "no level with signal"),
+    ],
+)
+def test_a_flow_of_one_level_is_sampled_in_one_step_or_refused(
+    flow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str | None
+) -> None:
+    words = ["--config", str(flow.parent / "tiny.toml"), "--device", "cpu", "--set", "chain.levels=1"]
+    assert run(["train", "fashion-mini", "--out", str(tmp_path / "run"), "--steps", "1", *words]) == 0
+    capsys.readouterr()
+    made = ["sample", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--n", "1", "--device", "cpu", *options]
+    assert run(made) == (0 if said is None else 2)
+    assert said is None or said in capsys.readouterr().err
+
+
+def test_the_shifted_grid_is_shifted_as_the_times_were_or_as_it_is_told(
+    flow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", str(flow.parent / "tiny.toml"), "--device", "cpu", "--set", "objective.shift=2"]
+    assert run(["train", "fashion-mini", "--out", str(tmp_path / "two"), "--steps", "1", *words]) == 0
+    for name, folder, options, shift in (
+        ("a", tmp_path / "two", [], 2.0),
+        ("b", tmp_path / "two", ["--shift", "0.6"], 0.6),
+        ("c", flow, [], 3.0),
+    ):
+        out = str(tmp_path / name)
+        line = ["sample", str(folder), "--out", out, "--n", "1", "--steps", "4", "--device", "cpu"]
+        assert run([*line, "--grid", "shifted", *options]) == 0
+        wanted = shifted(load_denoiser(folder, "cpu").chain, 4, shift)
+        assert json.loads((tmp_path / name / "samples.json").read_text())["levels"] == fingerprint(wanted)
+    assert run(["sample", str(flow), "--out", str(tmp_path / "d"), "--shift", "2"]) == 2
+    assert "--grid shifted" in capsys.readouterr().err
+
+
 def test_its_bound_and_its_likelihood_are_the_library_s_and_its_prior_is_exact(
     flow: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,7 +119,7 @@ def test_the_paths_are_shown_by_name(name: str, tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("train fashion-mini --out TMP/out --set objective=simple --set chain.name=flow", "use V, or a chain"),
+        ("train fashion-mini --out TMP/out --set objective=simple --set chain.name=flow", "set objective.target to v"),
         ("train fashion-mini --out TMP/out --set objective=v --set objective.target=path_velocity", "chain.name to vp"),
         ("show weights --chain flow --out TMP/weights.png", "use V, or a chain"),
         ("show chain interpolant --out TMP/chain.png", "sigmoid, vp, flow"),

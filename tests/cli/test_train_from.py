@@ -42,6 +42,31 @@ def test_weights_that_have_learned_another_target_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_recipe_of_another_model_than_the_start_is_refused(
+    train: Callable[..., int], tmp_path: Path, capsys: Said
+) -> None:
+    assert train("first") == 0  # predicts eps on the chain cosine
+    for recipe, said in (("flow", "trains velocity on the chain flow"), ("small-grey", "trains x0")):
+        assert train("run", "--from", str(tmp_path / "first"), "--recipe", recipe) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_path_are_refused_where_they_are_of_its_velocity_and_else_told_of(
+    train: Callable[..., int], tmp_path: Path, capsys: Said
+) -> None:
+    of_path = ["--set", "chain.name=vp", "--set", "objective.target=path_velocity"]
+    assert train("first", *of_path) == 0
+    on_flow = ["--set", "chain.name=flow", "--set", "objective.target=path_velocity"]
+    assert train("run", "--from", str(tmp_path / "first"), *on_flow) == 2
+    assert "the velocity of the chain vp, which is not that of flow" in " ".join(capsys.readouterr().err.split())
+    assert train("second", "--set", "objective.target=x0") == 0
+    capsys.readouterr()
+    other = ["--set", "chain.name=sigmoid", "--set", "objective.target=x0"]
+    assert train("third", "--from", str(tmp_path / "second"), *other) == 0
+    assert "it has to learn that of sigmoid" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_run_of_minutes_starts_from_another_and_is_measured_for_it(
     train: Callable[..., int], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:

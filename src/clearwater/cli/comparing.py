@@ -8,7 +8,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from clearwater.cli.findings import Bits, Distance, Found, Way
-from clearwater.cli.making import Making, sampling_chain
+from clearwater.cli.grids import sampling_chain
+from clearwater.cli.making import Making
 from clearwater.cli.models import image_shape, load_network, optimal_variance
 from clearwater.cli.options import BATCH
 from clearwater.cli.progress import Report, say

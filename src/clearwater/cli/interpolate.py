@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearwater.cli.making import known_image, starting_chain
+from clearwater.cli.grids import starting_chain
+from clearwater.cli.making import known_image
 from clearwater.cli.models import load_for_sampling
 from clearwater.cli.options import Device, Run, refuse_picture
 from clearwater.cli.progress import live_line, say

@@ -32,11 +32,8 @@ __all__ = [
     "known_image",
     "mask_of",
     "refuse_new_noise",
-    "sampling_chain",
-    "starting_chain",
 ]
 
-_STEPS = 20
 _LEVEL = 0.6
 _TIMES = 5
 
@@ -266,41 +263,6 @@ def mask_of(path: Path, shape: tuple[int, int, int], of: Path) -> Tensor:
         what = "black: nothing is filled in" if bool(kept.any()) else "white: nothing of the image is left"
         raise InputError(f"The mask '{path}' is all {what}. Make it white where to fill in and black elsewhere.")
     return kept
-
-
-def starting_chain(chain: Chain, level: float) -> Chain:
-    """The lower part of a chain: from the level whose time is nearest to `level`, and at least one step."""
-    from clearwater.chains import Chain
-
-    if not 0 < level <= 1:
-        raise InputError(f"--level is a time above 0 (the image as it is) up to 1 (all noise), not {level}.")
-    last = max(1, int((chain.levels.time - level).abs().argmin()))
-    return Chain(chain.levels[: last + 1])
-
-
-def sampling_chain(
-    folder: RunFolder, network: NetworkDenoiser, grid: str, steps: int | None, *, clip: bool, level: float = 1.0
-) -> Chain:
-    """The levels of a grid that is asked for by name, from a level down.
-
-    All of them if it is named all, else 20 if no number is given. A fitted grid is fitted to the whole way, of which
-    the part below the level is taken.
-    """
-    from clearwater.cli.models import fitted_grid, optimal_variance
-    from clearwater.sampling import GRIDS, fitted_to_bound
-
-    T = network.chain.T
-    if grid == "fitted":
-        made = fitted_grid(folder, network, clip=clip)(network.chain, steps or min(_STEPS, T))
-        return starting_chain(made, level)
-    if grid == "bound":
-        optimal = optimal_variance(folder, network, clip=clip)
-        return starting_chain(fitted_to_bound(optimal)(network.chain, steps or min(_STEPS, T)), level)
-    if grid not in GRIDS:
-        raise InputError(f"There is no grid named '{grid}': choose one of {', '.join(GRIDS)}, fitted, bound.")
-    part = starting_chain(network.chain, level)
-    wanted = steps or (part.T if grid == "all" else min(_STEPS, part.T))
-    return GRIDS[grid](part, wanted if level == 1 else min(wanted, part.T))
 
 
 def refuse_new_noise(folder: RunFolder, why: str) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from clearwater.data import ImageSet, StreamedImages
     from clearwater.training import RunFolder
 
-__all__ = ["begun_from", "open_run", "read", "unseen_by_both"]
+__all__ = ["begun_from", "open_run", "read", "refuse_other_model", "unseen_by_both"]
 
 
 def read(
@@ -94,6 +94,36 @@ def begun_from(start: Path, out: Path) -> RunFolder:
         if run.config().training.start != str(start.resolve()) or run.latest() is None:
             raise
         return run
+
+
+def refuse_other_model(begun: Config, settings: Config, recipe: str | None) -> None:
+    """Refuses to begin with weights that have learned something else than is trained now, or than a recipe is of."""
+    from clearwater.settings import resolve
+
+    before, now = begun.objective.target, settings.objective.target
+    if before != now:
+        raise InputError(
+            f"The run to start from predicts {before}, and weights that have learned that do not predict {now}: leave "
+            "objective.target as it is there."
+        )
+    levels_before, levels_now = begun.chain.name, settings.chain.name
+    if levels_before != levels_now:
+        if now == "path_velocity":
+            raise InputError(
+                f"The run to start from predicts the velocity of the chain {levels_before}, which is not that of "
+                f"{levels_now}: leave chain.name as it is there."
+            )
+        say(
+            f"The run to start from knows the noise of the chain {levels_before}: it has to learn that of {levels_now}."
+        )
+    if recipe is not None:
+        named = resolve(recipe=recipe)
+        of_recipe, of_run = ((each.chain.name, each.objective.target) for each in (named, settings))
+        if of_recipe != of_run:
+            raise InputError(
+                f"The recipe {recipe} trains {of_recipe[1]} on the chain {of_recipe[0]}, and the run to start from is "
+                f"of {of_run[1]} on {of_run[0]}: leave out --recipe, or start from a run of that recipe."
+            )
 
 
 def unseen_by_both(settings: Config, begun: RunFolder) -> Config:

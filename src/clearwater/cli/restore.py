@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clearwater.cli.grids import sampling_chain
 from clearwater.cli.making import (
     Making,
     Measured,
@@ -15,7 +16,6 @@ from clearwater.cli.making import (
     known_image,
     mask_of,
     refuse_new_noise,
-    sampling_chain,
 )
 from clearwater.cli.models import image_shape, load_network
 from clearwater.cli.options import BATCH, Batch, Count, Device, Out, Run, Seed

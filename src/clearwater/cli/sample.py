@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from clearwater.cli.grids import sampling_chain, starting_chain
 from clearwater.cli.making import (
     Change,
     Guidance,
@@ -15,8 +16,6 @@ from clearwater.cli.making import (
     classes_of,
     finite,
     refuse_new_noise,
-    sampling_chain,
-    starting_chain,
 )
 from clearwater.cli.models import VarianceOption, image_shape, load_network
 from clearwater.cli.options import BATCH, Batch, Count, Device, Out, Run, Seed, refuse_picture
@@ -40,7 +39,7 @@ _GRIDS = {
     "trailing": "equal strides from all noise down to data; the default",
     "all": "every level of the chain; the default of ancestral without --steps",
     "leading": "as older samplers have it: it begins below all noise, so images come out grey",
-    "shifted": "more steps where there is much noise, as for large images: strides of flow's time under a shift of 3",
+    "shifted": "more steps where there is much noise, as for large images: strides of flow's time under --shift",
     "quadratic": "closer together near data",
     "log_snr": "equal steps in the logarithm of signal to noise",
     "karras": "of EDM: closer together near data, by the seventh root of noise to signal",
@@ -88,6 +87,12 @@ def sample(
             help="Which levels of noise the steps visit: all, trailing, leading, shifted, quadratic, log_snr, karras, "
             "fitted, bound; --list explains them.",
             show_default="trailing",
+        ),
+    ] = None,
+    shift: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the grid shifted: above 1 for more steps in noise.", show_default="the run's objective.shift, or 3"
         ),
     ] = None,
     eta: Annotated[
@@ -190,6 +195,8 @@ def sample(
         raise InputError(f"The sampler {sampler} has no --variance: it is an option of ancestral.")
     if grid is None:
         grid = "all" if sampler == "ancestral" and steps is None else "trailing"
+    if shift is not None and grid != "shifted":
+        raise InputError(f"The grid {grid} has no --shift: it is an option of --grid shifted.")
     with world() as processes:
         refuse_other(out)
         chosen = pick_device(device)
@@ -206,7 +213,7 @@ def sample(
             if sampler == "adaptive":
                 chain, grid = ends(starting_chain(network.chain, change.from_level)), "ends"
             else:
-                chain = sampling_chain(folder, network, grid, steps, clip=clip, level=change.from_level)
+                chain = sampling_chain(folder, network, grid, steps, clip=clip, level=change.from_level, shift=shift)
         for warning in folder.warnings if processes.first else ():
             say(warning)
         stepper, start = change.begin(stepper, shape, chosen)

@@ -81,7 +81,8 @@ def reverse(
 ) -> None:
     """Samples of RUN appearing, with the prediction of x_0: a strip (.png) or an animation (.gif)."""
     from clearwater.assembly import pick_device
-    from clearwater.cli.making import Making, classes_of, sampling_chain
+    from clearwater.cli.grids import sampling_chain
+    from clearwater.cli.making import Making, classes_of
     from clearwater.cli.models import image_shape, load_network
     from clearwater.pictures import reverse_frames, reverse_strip, write_animation, write_picture
     from clearwater.sampling import sampler as named_sampler

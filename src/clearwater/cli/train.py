@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clearwater.cli.loading import Keeping
-from clearwater.cli.opening import begun_from, open_run, read, unseen_by_both
+from clearwater.cli.opening import begun_from, open_run, read, refuse_other_model, unseen_by_both
 from clearwater.cli.options import Cache, Data, Device, NoCache, Out
 from clearwater.cli.process import keep_freed_memory, set_float32
 from clearwater.cli.progress import command, live_line, say
 from clearwater.cli.watching import Looks, Watch
-from clearwater.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -104,11 +103,8 @@ def train(
         return resolve(recipe=name, start=of_start, file=config, sets=set_ or (), options=options)
 
     settings = settings_of(recipe or _FIRST_RECIPE)
-    if begun is not None and begun.config().objective.target != settings.objective.target:
-        raise InputError(
-            f"The run to start from predicts {begun.config().objective.target}, and weights that have learned that do "
-            f"not predict {settings.objective.target}: leave objective.target as it is there."
-        )
+    if of_start is not None:
+        refuse_other_model(of_start, settings, recipe)
     if begun is not None:
         settings = unseen_by_both(settings, begun)
     set_float32(settings.training.precision)

@@ -109,7 +109,7 @@ def _cheapest(allowed: Chain, cost: Tensor, K: int) -> Chain:
             f"The grid is chosen from {allowed.T} levels, so it has 1 to {allowed.T} steps, not {K}: choose "
             "trailing for more."
         )
-    return Chain(allowed.levels[_cheapest_path(cost, K)])
+    return allowed.with_levels(allowed.levels[_cheapest_path(cost, K)])
 
 
 def _cheapest_path(cost: Tensor, K: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clearwater.chains import Chain
 from clearwater.errors import InputError
-from clearwater.levels import Level
+from clearwater.levels import Level, shifted_share
 
 __all__ = ["GRIDS", "Grid", "all_levels", "ends", "karras", "leading", "log_snr", "quadratic", "shifted", "trailing"]
 
@@ -29,7 +29,7 @@ def _of_index(chain: Chain, index: Tensor, K: int) -> Chain:
     rising[-1] = min(int(rising[-1]), chain.T)
     for i in range(K - 2, -1, -1):  # and back, where the top was reached
         rising[i] = min(int(rising[i]), int(rising[i + 1]) - 1)
-    return Chain(chain.levels[torch.cat([rising.new_zeros(1), rising])])
+    return chain.with_levels(chain.levels[torch.cat([rising.new_zeros(1), rising])])
 
 
 def _refuse_count(chain: Chain, K: int) -> None:
@@ -52,7 +52,7 @@ def trailing(chain: Chain, K: int) -> Chain:
 def ends(chain: Chain) -> Chain:
     """Levels T and 1, and data, for a solver that chooses its own steps; and level T - 1, if T has no signal."""
     numbers = [0, 1, chain.T - 1, chain.T] if float(chain.levels.alpha[-1]) == 0 else [0, 1, chain.T]
-    return Chain(chain.levels[torch.tensor(sorted(set(numbers)))])
+    return chain.with_levels(chain.levels[torch.tensor(sorted(set(numbers)))])
 
 
 def leading(chain: Chain, K: int) -> Chain:
@@ -78,9 +78,9 @@ def shifted(chain: Chain, K: int, shift: float = 3.0) -> Chain:
     if not 0 < shift < math.inf:
         raise InputError(f"The shift of a grid is above zero and finite, not {shift}.")
     _refuse_count(chain, K)
-    share = chain.levels.sigma / (chain.levels.alpha + chain.levels.sigma)
+    share = chain.levels.noise_share
     t = torch.arange(1, K + 1, dtype=torch.float64) / K
-    wanted = share[-1] * shift * t / (1 + (shift - 1) * t)
+    wanted = share[-1] * shifted_share(t, shift)
     middles = (share[1:-1] + share[2:]) / 2  # from one of which to the next a level is the nearest
     return _of_index(chain, 1 + torch.searchsorted(middles, wanted), K)
 
@@ -91,11 +91,18 @@ def _of_log_snr(chain: Chain, K: int, spread: Callable[[Tensor, Tensor], Tensor]
         raise InputError(f"A grid has at least 1 step, not {K}.")
     above = chain.levels[1:]
     signal = above[above.alpha > 0]
+    if not len(signal):
+        raise InputError(
+            "This chain has no level with signal between data and pure noise, and steps in log-SNR are between such: "
+            "take the grid trailing."
+        )
     wanted = spread(signal.log_snr[0], signal.log_snr[-1])  # rising in noise, K of them or K - 1
     parts = [chain.levels[:1]] + ([chain.at_log_snr(wanted)] if len(wanted) else [])
     if len(signal) < len(above):
         parts.append(chain.levels[-1:])  # no signal: infinitely far away in log-SNR
-    return Chain(Level(*(torch.cat([getattr(part, name) for part in parts]) for name in ("alpha", "sigma", "time"))))
+    return chain.with_levels(
+        Level(*(torch.cat([getattr(part, name) for part in parts]) for name in ("alpha", "sigma", "time")))
+    )
 
 
 def _count(chain: Chain, K: int) -> int:
