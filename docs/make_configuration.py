@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 
 from clearwater.config import Config
@@ -24,6 +26,10 @@ settings after it change what it stands for:
 |---|---|
 {objectives}
 
+| recipe | what it is for |
+|---|---|
+{recipe_rows}
+
 The defaults below are the schema's, which is Ho's CIFAR-10 model; what a run starts from is its recipe, in
 `src/clearwater/recipes/`: the one that suits the images, unless another is named. This page is made from the schema by
 `docs/make_configuration.py`.
@@ -33,7 +39,9 @@ The defaults below are the schema's, which is Ho's CIFAR-10 model; what a run st
 def page() -> str:
     """The page, from the schema."""
     objectives = "\n".join(f"| `{name}` | {_settings(sections)} |" for name, sections in OBJECTIVES.items())
-    parts = [_HEAD.format(recipes=", ".join(f"`{name}`" for name in recipe_names()), objectives=objectives)]
+    names = ", ".join(f"`{name}`" for name in recipe_names())
+    rows = "\n".join(f"| `{name}` | {_about(name)} |" for name in recipe_names())
+    parts = [_HEAD.format(recipes=names, objectives=objectives, recipe_rows=rows)]
     for section, holder in Config.model_fields.items():
         kind = type(holder.default)
         rows = [f"## [{section}]", "", kind.__doc__ or "", "", "| setting | default | what it is |", "|---|---|---|"]
@@ -43,6 +51,12 @@ def page() -> str:
             rows.append(f"| `{section}.{name}` | {default} | {field.description} |")
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
+
+
+def _about(recipe: str) -> str:
+    """The comment at the head of a recipe."""
+    lines = (files("clearwater.recipes") / f"{recipe}.toml").read_text(encoding="utf-8").splitlines()
+    return " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
 def _settings(sections: dict[str, dict[str, str]]) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from clearwater.config import Config
 from clearwater.errors import ClearwaterError
+from clearwater.settings import resolve
 from clearwater.training import planning
 from clearwater.training.planning import plan, shaped, undisturbed_threads
 from clearwater.world import World
@@ -105,6 +106,16 @@ def test_the_network_has_feature_maps_of_8_to_32_pixels(tiny: Tiny, side: int, p
     assert (made.patch, len(made.multipliers)) == (patch, levels)
     assert set(made.multipliers[2:]) <= {2}
     assert shaped(config, ("model.patch", "model.multipliers")) == config
+    deeper = tiny("model.patch=2", "model.multipliers=[1, 2, 2]", f"data.size={side}")
+    assert shaped(deeper, ()).model == made  # of a recipe for larger images as well
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("small-grey", 28), ("small-colour", 32), ("medium", 64), ("portrait", 128)]
+)
+def test_a_recipe_has_the_network_that_is_shaped_for_its_size(name: str, side: int) -> None:
+    config = resolve(recipe=name, sets=[f"data.size={side}"])
+    assert shaped(config, ()) == config
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,8 @@ def shaped(config: Config, fixed: Collection[str]) -> Config:
             patch *= 2
     multipliers = config.model.multipliers
     if "model.multipliers" not in fixed:
+        while len(multipliers) > 2 and side / patch / 2 ** (len(multipliers) - 1) < _COARSEST:
+            multipliers = multipliers[:-1]
         while side / patch / 2 ** len(multipliers) >= _COARSEST:
             multipliers = (*multipliers, multipliers[-1])
     return with_settings(config, {"model.patch": patch, "model.multipliers": multipliers})
