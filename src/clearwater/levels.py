@@ -113,7 +113,8 @@ class Pair:
         s, t = self.s.log_snr, self.t.log_snr
         if s.shape != t.shape:
             raise InputError(
-                f"A pair of levels is of one shape, not of {tuple(s.shape)} at s and {tuple(t.shape)} at t."
+                "A pair of levels needs s to have less noise than t everywhere, so both are of one shape, not of "
+                f"{tuple(s.shape)} at s and {tuple(t.shape)} at t."
             )
         if not bool((s > t).all()):
             wrong = int((~(s > t)).flatten().nonzero()[0])

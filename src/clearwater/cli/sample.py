@@ -196,7 +196,7 @@ def sample(
     if grid is None:
         grid = "all" if sampler == "ancestral" and steps is None else "trailing"
     if shift is not None and grid != "shifted":
-        raise InputError(f"The grid {grid} has no --shift: it is an option of --grid shifted.")
+        raise InputError(f"--shift is of the grid shifted, and the grid here is {grid}: add --grid shifted.")
     with world() as processes:
         refuse_other(out)
         chosen = pick_device(device)

@@ -163,7 +163,9 @@ def _suited(settings: Config, settings_of: Callable[[str], Config], *, quiet: bo
     found = {"source", "size", "channels", "held_out", "classes"}
     if not quiet:
         ends = suited.training.minutes
-        say(f"The recipe {name} suits them." + (f" Training ends after {ends:g} min." if ends is not None else ""))
+        of_start = " Model, chain and objective are those of the run to start from." if suited.training.start else ""
+        ending = f" Training ends after {ends:g} min." if ends is not None else ""
+        say(f"The recipe {name} suits them.{of_start}{ending}")
     update = data.model_dump(include=found)
     if suited.objective.coupling == "reflow":  # images have a noise of their own as they are
         update["flip"] = data.flip
