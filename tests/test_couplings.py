@@ -100,7 +100,7 @@ def test_sinkhorn_goes_from_the_assignment_to_independence():
 
 
 def test_a_regularization_of_nothing_is_refused():
-    with pytest.raises(InputError, match=r"at least 0\.02"):
+    with pytest.raises(InputError, match=r"at least 0\.05"):
         Sinkhorn(0.0)
 
 
